@@ -1,0 +1,287 @@
+"""`blockcloud bench ledger`: what four validator processes carry, through the client API, as a client sees it.
+
+Everything is compared with the Ed25519 wall of the same run: cores / (validators x time of one verification), the rate
+at which the cores would do nothing but verify each transfer once at every validator.
+
+Peak: a fixed number of batches in flight, each sent when one before it has been answered (closed loop). Overload:
+batches sent at twice the peak's rate whatever comes back (open loop); what is answered `busy` is sent again later.
+Transfers are signed before the clock starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any, Final
+
+import httpx2
+import msgspec
+
+from blockcloud.bench.machine import cpu_seconds, verify_seconds, written_bytes
+from blockcloud.node.devnet import Devnet, create_devnet, poll_until, start_devnet, stop_devnet, wait_ready
+from blockcloud.primitives import codec
+from blockcloud.primitives.keys import SigningKey
+from blockcloud.service_chain.genesis import Genesis
+from blockcloud.service_chain.operations import Transfer
+from blockcloud.service_chain.transaction import TransactionBody, sign_transaction
+
+BATCH: Final = 100
+FUNDING_MICRO_BLOC: Final = 1_000_000_000
+FEE_LIMIT: Final = 100_000_000
+FOREVER: Final = 2**40
+HEADERS: Final = {"accept": "application/msgpack", "content-type": "application/msgpack"}
+WAIT: Final = "/v1/transactions?wait=committed&timeout=20000"
+
+
+@dataclass
+class Tally:
+    """What came back of one load phase; latencies in seconds, one for each committed transfer's batch."""
+
+    committed: int = 0
+    busy: int = 0
+    failed: dict[str, int] = field(default_factory=dict)
+    latencies_s: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        return self.committed / self.seconds if self.seconds else 0.0
+
+    def report(self) -> dict[str, Any]:
+        cuts = quantiles(self.latencies_s, n=20) if len(self.latencies_s) > 1 else [0.0] * 19
+        return {
+            "committed_per_s": round(self.rate),
+            "committed": self.committed,
+            "busy": self.busy,
+            "failed": self.failed,
+            "p50_ms": round(cuts[9] * 1000),
+            "p95_ms": round(cuts[18] * 1000),
+            "seconds": round(self.seconds, 1),
+        }
+
+
+class Load:
+    """Signed transfers, uniform over the accounts, and the clients that send them to all validators in turn."""
+
+    def __init__(self, chain_id: bytes, accounts: list[SigningKey], urls: list[str], connections: int) -> None:
+        self._chain_id = chain_id
+        self._accounts = accounts
+        self._laps = [0] * len(accounts)
+        self._signed: deque[bytes] = deque()
+        self._again: deque[bytes] = deque()
+        self._next = 0
+        limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
+        self._clients = [httpx2.AsyncClient(base_url=url, timeout=30, limits=limits, headers=HEADERS) for url in urls]
+        self._turn = 0
+
+    def sign(self, count: int) -> None:
+        """Have at least `count` signed transfers ready."""
+        number = len(self._accounts)
+        while len(self._signed) + len(self._again) < count:
+            i = self._next % number
+            key, receiver = self._accounts[i], self._accounts[(i * 7_919 + 1) % number]
+            transfer = Transfer(receiver.public, 1)
+            body = TransactionBody(self._chain_id, key.public, 0, self._laps[i], FOREVER, FEE_LIMIT, (transfer,))
+            self._signed.append(sign_transaction(body, key))
+            self._laps[i] += 1
+            self._next += 1
+
+    def take(self) -> list[bytes]:
+        """The next batch: first what was answered busy, so that no account's sequence overtakes itself."""
+        batch = []
+        while len(batch) < BATCH and (self._again or self._signed):
+            batch.append(self._again.popleft() if self._again else self._signed.popleft())
+        return batch
+
+    async def send(self, batch: list[bytes], tally: Tally, end: float) -> None:
+        """Send one batch to the next validator and count the answers that came before `end`."""
+        self._turn += 1
+        client = self._clients[self._turn % len(self._clients)]
+        start = time.perf_counter()
+        response = await client.post(WAIT, content=codec.encode(batch))
+        now = time.perf_counter()
+        if response.status_code != 200:
+            self._again.extend(batch)
+            tally.failed[f"http {response.status_code}"] = tally.failed.get(f"http {response.status_code}", 0) + 1
+            return
+        for item, raw in zip(msgspec.msgpack.decode(response.content), batch, strict=True):
+            status = item["status"]
+            if status == "committed":
+                if now <= end:
+                    tally.committed += 1
+                    tally.latencies_s.append(now - start)
+            elif status == "busy":
+                tally.busy += 1
+                self._again.append(raw)
+            else:
+                reason = f"{status} {item.get('code', '')}".strip()
+                tally.failed[reason] = tally.failed.get(reason, 0) + 1
+
+    async def close(self) -> None:
+        for client in self._clients:
+            await client.aclose()
+
+
+async def closed_loop(load: Load, seconds: float, in_flight: int) -> Tally:
+    """`in_flight` batches under way at any time, for `seconds`."""
+    tally, start = Tally(), time.perf_counter()
+    end = start + seconds
+
+    async def sender() -> None:
+        while time.perf_counter() < end and (batch := load.take()):
+            await load.send(batch, tally, end)
+
+    await asyncio.gather(*(sender() for _ in range(in_flight)))
+    tally.seconds = seconds
+    return tally
+
+
+async def open_loop(load: Load, seconds: float, rate: float, at_most: int) -> Tally:
+    """Batches sent at `rate` transfers a second whatever comes back; at most `at_most` batches unanswered."""
+    tally, start = Tally(), time.perf_counter()
+    end, sent, under_way = start + seconds, 0, set[asyncio.Task[None]]()
+    while (now := time.perf_counter()) < end:
+        due = start + sent * BATCH / rate
+        if now < due:
+            await asyncio.sleep(min(due, end) - now)
+            continue
+        sent += 1
+        if len(under_way) >= at_most or not (batch := load.take()):
+            continue
+        task = asyncio.create_task(load.send(batch, tally, end))
+        under_way.add(task)
+        task.add_done_callback(under_way.discard)
+    await asyncio.gather(*under_way)
+    tally.seconds = seconds
+    return tally
+
+
+async def fund(urls: list[str], chain_id: bytes, payers: list[SigningKey], accounts: list[SigningKey]) -> None:
+    """Give every account its money: each payer pays its share, 100 transfers in a transaction."""
+
+    async def pay(payer: SigningKey, url: str, share: list[SigningKey]) -> None:
+        async with httpx2.AsyncClient(base_url=url, timeout=60, headers=HEADERS) as client:
+            pending = deque(_funding(chain_id, payer, share))
+            while pending:
+                batch = [pending[i] for i in range(min(10, len(pending)))]
+                answer = await client.post(WAIT, content=codec.encode(batch))
+                answer.raise_for_status()
+                for item in msgspec.msgpack.decode(answer.content):
+                    if item["status"] == "busy":
+                        await asyncio.sleep(item["retry_after_ms"] / 1000)
+                        break
+                    if item["status"] != "committed" or item["receipt"]["code"] != "ok":
+                        raise RuntimeError(f"funding failed: {item}")
+                    pending.popleft()
+
+    parts = [accounts[i :: len(payers)] for i in range(len(payers))]
+    await asyncio.gather(
+        *(pay(payer, urls[i % len(urls)], part) for i, (payer, part) in enumerate(zip(payers, parts, strict=True)))
+    )
+
+
+def _funding(chain_id: bytes, payer: SigningKey, accounts: list[SigningKey]) -> Iterator[bytes]:
+    for sequence, start in enumerate(range(0, len(accounts), BATCH)):
+        transfers = tuple(Transfer(key.public, FUNDING_MICRO_BLOC) for key in accounts[start : start + BATCH])
+        body = TransactionBody(chain_id, payer.public, 0, sequence, FOREVER, FEE_LIMIT, transfers)
+        yield sign_transaction(body, payer)
+
+
+def first_commit_seconds(folder: Path, devnet: Devnet) -> float:
+    """Seconds from the start of the processes to the first commit that the API shows at every validator."""
+    start = time.perf_counter()
+    start_devnet(folder, devnet)
+    wait_ready(devnet, 30)
+    return time.perf_counter() - start
+
+
+def idle_cost(devnet: Devnet, seconds: float) -> dict[str, float]:
+    """Share of one core and bytes written a second, all validators together, while nothing happens."""
+    pids = [validator.pid for validator in devnet.validators]
+    cpu, written, start = cpu_seconds(pids), written_bytes(pids), time.perf_counter()
+    for _ in poll_until(seconds, interval_s=seconds):
+        pass
+    passed = time.perf_counter() - start
+    return {
+        "cpu_percent_of_a_core": round((cpu_seconds(pids) - cpu) / passed * 100, 2),
+        "written_bytes_per_s": round((written_bytes(pids) - written) / passed),
+    }
+
+
+async def _load_phases(
+    devnet: Devnet, accounts: list[SigningKey], seconds: float, overload_seconds: float, in_flight: int
+) -> tuple[Tally, Tally, Tally]:
+    genesis = Genesis.from_json(Path(devnet.genesis).read_text(encoding="utf-8"))
+    urls = [validator.api for validator in devnet.validators]
+    payers = [SigningKey.load(Path(account.key_file)) for account in devnet.accounts]
+    await fund(urls, genesis.chain_id(), payers, accounts)
+    load = Load(genesis.chain_id(), accounts, urls, connections=400)
+    try:
+        load.sign(30_000)
+        warm = await closed_loop(load, 5, in_flight)
+        load.sign(int(warm.rate * 1.5 * seconds) + 5_000)
+        peak = await closed_loop(load, seconds, in_flight)
+        load.sign(int(peak.rate * 2.1 * overload_seconds) + 5_000)
+        overload = await open_loop(load, overload_seconds, 2 * peak.rate, at_most=1_000)
+        return warm, peak, overload
+    finally:
+        await load.close()
+
+
+def run(
+    *,
+    seconds: float = 60,
+    overload_seconds: float = 30,
+    idle_seconds: float = 20,
+    validators: int = 4,
+    accounts: int = 100_000,
+    in_flight: int = 10,
+) -> dict[str, Any]:
+    """All figures of a devnet in one run; see the module's docstring."""
+    verify_s = verify_seconds()
+    wall = (os.cpu_count() or 1) / (validators * verify_s)
+    keys = [SigningKey.generate() for _ in range(accounts)]
+    with tempfile.TemporaryDirectory(prefix="blockcloud-bench-") as name:
+        folder = Path(name) / "devnet"
+        devnet = create_devnet(folder, validators)
+        try:
+            first_commit_s = first_commit_seconds(folder, devnet)
+            idle = idle_cost(devnet, idle_seconds)
+            warm, peak, overload = asyncio.run(_load_phases(devnet, keys, seconds, overload_seconds, in_flight))
+            statuses = [httpx2.get(v.api + "/v1/status", timeout=10).json() for v in devnet.validators]
+        finally:
+            stop_devnet(folder, devnet)
+    return {
+        "figures": {
+            "peak": peak.report(),
+            "warm_up": warm.report(),
+            "overload": overload.report(),
+            "first_commit_s": round(first_commit_s, 2),
+            "idle": idle,
+            "heights": [status["height"] for status in statuses],
+        },
+        "peer": {
+            "ed25519_verify_us": round(verify_s * 1e6, 1),
+            "ed25519_wall_per_s": round(wall),
+            "cores": os.cpu_count(),
+        },
+        "ratio": round(peak.rate / wall, 3),
+        "overload_ratio": round(overload.rate / peak.rate, 3) if peak.rate else 0.0,
+    }
+
+
+def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Medians over several runs of the figures that the table shows."""
+    return {
+        "committed_per_s": median(r["figures"]["peak"]["committed_per_s"] for r in runs),
+        "p50_ms": median(r["figures"]["peak"]["p50_ms"] for r in runs),
+        "ratio": median(r["ratio"] for r in runs),
+        "overload_ratio": median(r["overload_ratio"] for r in runs),
+    }

@@ -1,0 +1,12 @@
+"""The command line: `blockcloud ...`. Data on stdout, messages on stderr, exit codes as UX.md lists them."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Entry point of the `blockcloud` command."""
+    from blockcloud.cli.app import run  # noqa: PLC0415  the import of typer is most of the start-up time
+
+    sys.exit(run(sys.argv[1:]))

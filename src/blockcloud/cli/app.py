@@ -1,0 +1,84 @@
+"""The command tree and the rules that hold for all commands: global options anywhere, typed errors to exit codes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from blockcloud import __version__
+from blockcloud.cli import account, chain, devnet, labs, name, node, service
+from blockcloud.cli.context import GLOBAL_FLAGS, GLOBAL_OPTIONS, options
+from blockcloud.cli.output import exit_code, say, show_error
+from blockcloud.primitives.errors import BlockCloudError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Reach a service by its name, pay a fair price, and prove afterwards what was served.",
+    epilog="Start here: blockcloud demo",
+)
+app.add_typer(devnet.app, name="devnet")
+app.add_typer(node.app, name="node")
+app.add_typer(account.app, name="account")
+app.add_typer(name.app, name="name")
+chain.register(app)
+service.register(app)
+labs.register(app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"blockcloud {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def global_options(
+    api: Annotated[str, typer.Option("--api", envvar="BLOCKCLOUD_API", help="URL of a node's API.")] = "",
+    key: Annotated[str, typer.Option("--key", envvar="BLOCKCLOUD_KEY", help="File of the key that signs.")] = "",
+    home: Annotated[str, typer.Option("--home", envvar="BLOCKCLOUD_HOME", help="Folder of a devnet or node.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    """Options that every command takes, before or after its name."""
+    del version  # its callback has done the work
+    options.api, options.key, options.home, options.as_json = api, key, home, as_json
+
+
+def hoist(arguments: list[str]) -> list[str]:
+    """`arguments` with the global options in front, where the parser expects them; nothing after `--` is touched."""
+    front: list[str] = []
+    rest: list[str] = []
+    position = 0
+    while position < len(arguments):
+        argument = arguments[position]
+        if argument == "--":
+            rest += arguments[position:]
+            break
+        if argument in GLOBAL_FLAGS or argument.partition("=")[0] in GLOBAL_OPTIONS and "=" in argument:
+            front.append(argument)
+        elif argument in GLOBAL_OPTIONS:
+            front += arguments[position : position + 2]
+            position += 1
+        else:
+            rest.append(argument)
+        position += 1
+    return front + rest
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line; returns the process's exit code."""
+    try:
+        app(args=hoist(arguments), prog_name="blockcloud")
+    except BlockCloudError as error:
+        show_error(error)
+        return exit_code(error)
+    except KeyboardInterrupt:
+        say("interrupted")
+        return INTERRUPTED
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else 0 if done.code is None else 1
+    return 0

@@ -1,0 +1,22 @@
+"""`blockcloud node run`: one validator process in the foreground, as a service manager starts it."""
+
+from __future__ import annotations
+
+import typer
+
+from blockcloud.cli.context import home_folder
+
+app = typer.Typer(no_args_is_help=True, help="One node of the network.")
+
+
+@app.callback()
+def node() -> None:
+    """One node of the network."""
+
+
+@app.command()
+def run() -> None:
+    """Run the validator of the home folder (--home) until SIGTERM or Ctrl-C."""
+    from blockcloud.api.process import run_node  # noqa: PLC0415  FastAPI and RocksDB are slow to import
+
+    run_node(home_folder().absolute())

@@ -1,0 +1,294 @@
+"""A development network: N validator processes on loopback with their own genesis, keys and funded accounts.
+
+Layout of its folder: `devnet.json` (what outside scripts read), `genesis.json`, `accounts/NAME.pem`, and one home folder
+for each validator (`node0`, `node1`, ...) as `reference/parameters.md` describes it. Validator i listens from
+base + 20 i on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from blockcloud.node.config import BASE_PORT, CONFIG_FILE, NodeConfig
+from blockcloud.node.storage import RocksStore
+from blockcloud.node.validator import initialise_data
+from blockcloud.primitives.addresses import format_address
+from blockcloud.primitives.amounts import GENESIS_SUPPLY_MICRO_BLOC, MICRO_PER_BLOC
+from blockcloud.primitives.errors import BadConfiguration, LocalFault, TimedOut
+from blockcloud.primitives.keys import SigningKey
+from blockcloud.service_chain.genesis import Genesis, GenesisValidator, NamingParameters
+from blockcloud.transaction_chain.parameters import Parameters
+
+DEVNET_FILE: Final = "devnet.json"
+GENESIS_FILE: Final = "genesis.json"
+PORT_STEP: Final = 20
+LARGEST_DEVNET: Final = 40
+BOND_MICRO_BLOC: Final = 1_000 * MICRO_PER_BLOC
+ACCOUNTS: Final = ("alice", "bob", "provider", "consumer", "faucet")
+HOST: Final = "127.0.0.1"
+STOP_SECONDS: Final = 10
+
+
+class Validator(msgspec.Struct):
+    """One validator process as `devnet.json` lists it; `pid` is 0 while it does not run."""
+
+    id: int
+    api: str
+    link: str
+    pid: int
+    home: str
+    data_dir: str
+
+
+class DevnetAccount(msgspec.Struct):
+    """A funded account and the file of its key."""
+
+    name: str
+    address: str
+    key_file: str
+
+
+class Devnet(msgspec.Struct):
+    """The content of `devnet.json`."""
+
+    validators: list[Validator]
+    accounts: list[DevnetAccount]
+    genesis: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    key: SigningKey
+    home: Path
+    port: int
+
+
+def create_devnet(folder: Path, validators: int, base_port: int | None = None) -> Devnet:
+    """Write genesis, keys and configurations of a new devnet. Raises BadConfiguration if there is one already.
+
+    `base_port` None takes the first free range from 8700 on.
+    """
+    if not 1 <= validators <= LARGEST_DEVNET:
+        raise BadConfiguration(f"a devnet has 1 to {LARGEST_DEVNET} validators", validators=validators)
+    if (folder / DEVNET_FILE).exists():
+        raise BadConfiguration("there is a devnet in this folder already", folder=str(folder))
+    base = _free_base(validators) if base_port is None else base_port
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    keys = sorted((SigningKey.generate() for _ in range(validators)), key=lambda key: key.public)
+    places = [_Place(key, folder / f"node{i}", base + PORT_STEP * i) for i, key in enumerate(keys)]
+    accounts = {name: SigningKey.generate() for name in ACCOUNTS}
+    genesis = _genesis(places, [key.public for key in accounts.values()])
+    (folder / GENESIS_FILE).write_text(genesis.to_json(), encoding="utf-8")
+    for place in places:
+        _write_home(place, genesis)
+    listed = []
+    for name, key in accounts.items():
+        path = folder / "accounts" / f"{name}.pem"
+        key.save(path)
+        listed.append(DevnetAccount(name, format_address(key.public), str(path)))
+    devnet = Devnet([_listed(i, place) for i, place in enumerate(places)], listed, str(folder / GENESIS_FILE))
+    write_devnet(folder, devnet)
+    return devnet
+
+
+def read_devnet(folder: Path) -> Devnet:
+    """The devnet in `folder`. Raises BadConfiguration."""
+    try:
+        return msgspec.json.decode((folder / DEVNET_FILE).read_bytes(), type=Devnet)
+    except OSError:
+        raise BadConfiguration("no devnet in this folder; start one with `blockcloud devnet up`", folder=str(folder)) from None
+    except msgspec.DecodeError as error:
+        raise BadConfiguration(f"{DEVNET_FILE} cannot be read: {error}", folder=str(folder)) from None
+
+
+def write_devnet(folder: Path, devnet: Devnet) -> None:
+    """Replace `devnet.json` in one step."""
+    temporary = folder / (DEVNET_FILE + ".new")
+    temporary.write_bytes(msgspec.json.format(msgspec.json.encode(devnet), indent=2) + b"\n")
+    os.replace(temporary, folder / DEVNET_FILE)
+
+
+def start_validator(validator: Validator) -> subprocess.Popen[bytes]:
+    """Start one validator process of its own session, its log in `node.log`; the caller records the pid."""
+    home = Path(validator.home)
+    with (home / "node.log").open("ab") as log:
+        process = subprocess.Popen(  # noqa: S603  our own interpreter and module
+            [sys.executable, "-m", "blockcloud", "node", "run", "--home", str(home)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    validator.pid = process.pid
+    return process
+
+
+def start_devnet(folder: Path, devnet: Devnet) -> list[subprocess.Popen[bytes]]:
+    """Start every validator that does not run, and record the pids."""
+    started = [start_validator(validator) for validator in devnet.validators if not is_running(validator)]
+    write_devnet(folder, devnet)
+    return started
+
+
+def is_running(validator: Validator) -> bool:
+    """Whether the recorded process is alive and is this validator (pids are used again)."""
+    if not validator.pid:
+        return False
+    try:
+        arguments = Path(f"/proc/{validator.pid}/cmdline").read_bytes().split(b"\x00")
+        state = Path(f"/proc/{validator.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z" and validator.home.encode() in arguments
+
+
+def stop_devnet(folder: Path, devnet: Devnet) -> int:
+    """Ask every running validator to end, kill what does not within STOP_SECONDS; returns how many ran."""
+    running = [validator for validator in devnet.validators if is_running(validator)]
+    for validator in running:
+        os.kill(validator.pid, signal.SIGTERM)
+    for validator in running:
+        _wait_gone(validator)
+        validator.pid = 0
+    write_devnet(folder, devnet)
+    return len(running)
+
+
+def _wait_gone(validator: Validator) -> None:
+    """Wait until the process has ended: by its own exit, or after STOP_SECONDS by SIGKILL."""
+    try:
+        descriptor = os.pidfd_open(validator.pid)
+    except ProcessLookupError:
+        return
+    try:
+        ended, _, _ = select.select([descriptor], [], [], STOP_SECONDS)
+        if not ended:
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            select.select([descriptor], [], [], STOP_SECONDS)
+    finally:
+        os.close(descriptor)
+    try:
+        os.waitpid(validator.pid, 0)
+    except ChildProcessError:
+        return  # Somebody else's child: init reaps it.
+
+
+def wait_ready(devnet: Devnet, deadline_s: float) -> None:
+    """Return once every validator shows a first commit. Raises TimedOut, or LocalFault if a process has ended."""
+    waiting = list(devnet.validators)
+    for _ in poll_until(deadline_s):
+        ended = [validator for validator in waiting if not is_running(validator)]
+        if ended:
+            log = Path(ended[0].home) / "node.log"
+            raise LocalFault("a validator ended while it started; its log says why", id=ended[0].id, log=str(log))
+        waiting = [validator for validator in waiting if _height(validator.api) < 1]
+        if not waiting:
+            return
+    raise TimedOut("the devnet did not commit in time", waiting=[validator.id for validator in waiting])
+
+
+def _height(api: str) -> int:
+    """The height that a node's API shows, 0 while it does not answer."""
+    try:
+        with urllib.request.urlopen(api + "/v1/status", timeout=2) as answer:  # noqa: S310  our own http URL
+            return int(json.load(answer)["height"])
+    except OSError:
+        return 0
+
+
+def poll_until(deadline_s: float, interval_s: float = 0.02) -> Iterator[None]:
+    """Yield at intervals until `deadline_s` seconds have passed; for waiting on another process's state."""
+    end = time.monotonic() + deadline_s
+    while time.monotonic() < end:
+        yield
+        _pause(interval_s)
+
+
+def _pause(seconds: float) -> None:
+    """Let other processes run; select on nothing is the portable way to wait without a clock in the caller."""
+    select.select([], [], [], seconds)
+
+
+def _genesis(places: Sequence[_Place], owners: Sequence[bytes]) -> Genesis:
+    validators = tuple(
+        GenesisValidator(place.key.public, BOND_MICRO_BLOC, _api(place), f"{HOST}:{place.port + 1}") for place in places
+    )
+    free = GENESIS_SUPPLY_MICRO_BLOC - BOND_MICRO_BLOC * len(places)
+    share, rest = divmod(free, len(owners))
+    balances = tuple((owner, share + (rest if i == 0 else 0)) for i, owner in enumerate(owners))
+    parameters = Parameters(leader_slots=min(2, len(places)))
+    return Genesis(
+        name="devnet",
+        time_ms=time.time_ns() // 1_000_000,
+        parameters=parameters,
+        naming=NamingParameters(),
+        validators=validators,
+        accounts=balances,
+    )
+
+
+def _api(place: _Place) -> str:
+    return f"http://{HOST}:{place.port}"
+
+
+def _listed(index: int, place: _Place) -> Validator:
+    return Validator(index, _api(place), f"{HOST}:{place.port + 1}", 0, str(place.home), str(place.home / "data"))
+
+
+def _write_home(place: _Place, genesis: Genesis) -> None:
+    place.home.mkdir(mode=0o700)
+    config = NodeConfig(home=place.home, api_port=place.port, link_port=place.port + 1)
+    (place.home / CONFIG_FILE).write_text(config.to_toml(), encoding="utf-8")
+    config.genesis_path.write_text(genesis.to_json(), encoding="utf-8")
+    place.key.save(config.key_path)
+    store = RocksStore(config.data_path)
+    try:
+        initialise_data(store, genesis)
+    finally:
+        store.close()
+
+
+def _free_base(validators: int) -> int:
+    """The first base from 8700 on, in steps of a whole devnet, whose ports are all free."""
+    span = PORT_STEP * validators
+    for base in range(BASE_PORT, 60_000, span):
+        with ExitStack() as held:
+            try:
+                for i in range(validators):
+                    for port in (base + PORT_STEP * i, base + PORT_STEP * i + 1):
+                        held.enter_context(_bound(port))
+            except OSError:
+                continue
+            return base
+    raise BadConfiguration("no free range of ports on this machine")
+
+
+def _bound(port: int) -> socket.socket:
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((HOST, port))
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def as_report(devnet: Devnet) -> dict[str, Any]:
+    """The devnet as a plain object."""
+    return dict(msgspec.to_builtins(devnet))

@@ -1,0 +1,362 @@
+"""Links between validators: one authenticated TLS 1.3 connection for each pair, carrying length-prefixed frames.
+
+The pair's member with the lower index dials, again and again with growing pauses. Identity comes from the handshake of
+the service access layer (`service_access/handshake.py`, purpose `validator-link`) inside TLS: both sides sign a
+transcript that covers the TLS certificate, and each accepts only the committee key it expects. A frame is four bytes of
+length, big-endian, and that many bytes of message; the length is checked before anything is kept. An empty frame
+says "still here".
+
+What goes wrong stays with the peer it belongs to: a link that cannot take its frames fast enough is dropped (its peer fetches
+later what it missed), a peer whose message breaks a rule is counted and its link rests for a growing time, and whoever
+connects without being a member is counted and closed. DESIGN sections 3.5 and 11.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import ssl
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from blockcloud.node.link import Link
+from blockcloud.primitives.errors import BlockCloudError, PeerFault, TimedOut, Unreachable
+from blockcloud.primitives.keys import SigningKey
+from blockcloud.primitives.limits import HANDSHAKE_SECONDS, PEER_QUEUE_BYTES
+from blockcloud.service_access.handshake import RANDOMNESS_BYTES, Initiator, Responder
+from blockcloud.service_access.tls import client_context, peer_certificate_hash, server_context
+
+PURPOSE: Final = "validator-link"
+HALF_OPEN_LINKS: Final = 64  # connections that have not yet authenticated
+REDIAL_MIN_S: Final = 0.05
+REDIAL_MAX_S: Final = 5.0
+REST_MIN_S: Final = 1.0  # after a fault; doubles with each further one
+REST_MAX_S: Final = 60.0
+FAULTS_FORGOTTEN_S: Final = 600.0
+KEEPALIVE_S: Final = 2.0
+DEAD_S: Final = 10.0  # a link that brought nothing for so long is dropped
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class MemberAddress:
+    """A committee member as the network sees it: its key (32 bytes) and where it listens."""
+
+    key: bytes
+    host: str
+    port: int
+
+
+@dataclass(slots=True)
+class Peer:
+    """What is known of one other member. Times are of the event loop's clock, in seconds."""
+
+    index: int
+    address: MemberAddress
+    link: Link | None = None
+    connected_at: float = 0.0
+    links: int = 0
+    dropped_slow: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    recent_faults: int = 0
+    last_fault_at: float = 0.0
+    rests_until: float = 0.0
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+
+class Network:
+    """The links of one validator. All methods belong to the event loop's thread.
+
+    `on_frame(peer, data)`, `on_connected(peer)` and `on_lost(peer)` are called in the loop. `key` is that of the member
+    `own`, an index into `members`; a committee does not change while a Network lives.
+    """
+
+    def __init__(
+        self,
+        *,
+        chain_id: bytes,
+        key: SigningKey,
+        own: int,
+        members: Sequence[MemberAddress],
+        on_frame: Callable[[int, bytes], None],
+        on_connected: Callable[[int], None],
+        on_lost: Callable[[int], None],
+    ) -> None:
+        self._target = chain_id.hex()
+        self._key, self._own = key, own
+        self._server_context, self._certificate_hash = server_context()
+        self._client_context = client_context()
+        self._on_frame, self._on_connected, self._on_lost = on_frame, on_connected, on_lost
+        self.peers = {i: Peer(i, member) for i, member in enumerate(members) if i != own}
+        self._by_key = {peer.address.key: peer.index for peer in self.peers.values()}
+        self._loop = asyncio.get_running_loop()
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._half_open: set[asyncio.BaseTransport] = set()
+        self._closed = False
+        self.refused: Counter[str] = Counter()  # strangers and garbage, by code
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen and start to dial; gives the port. Raises Unreachable if the address is taken."""
+        try:
+            self._server = await self._loop.create_server(lambda: _Door(self), host, port)
+        except OSError as error:
+            raise Unreachable(f"cannot listen for validators: {error.strerror}", host=host, port=port) from None
+        for peer in self.peers.values():
+            if self._own < peer.index:
+                self._spawn(self._keep_dialling(peer))
+        self._spawn(self._keep_alive())
+        bound: int = self._server.sockets[0].getsockname()[1]
+        return bound
+
+    async def close(self) -> None:
+        """Stop listening and dialling, drop all links."""
+        self._closed = True
+        if self._server is not None:
+            self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        for transport in list(self._half_open):
+            _abort(transport)
+        for peer in self.peers.values():
+            if peer.link is not None:
+                peer.link.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def send(self, index: int, data: bytes) -> bool:
+        """Queue one message for a peer; False if there is no link, or it was too slow and is dropped now."""
+        peer = self.peers[index]
+        link = peer.link
+        if link is None:
+            return False
+        link.send(data)
+        peer.bytes_out += len(data)
+        if link.queued > PEER_QUEUE_BYTES:
+            peer.dropped_slow += 1
+            log.warning("link_too_slow", peer=index, queued_bytes=link.queued)
+            link.abort()
+            return False
+        return True
+
+    def broadcast(self, data: bytes) -> None:
+        """Queue one message for every connected peer."""
+        for index in self.peers:
+            self.send(index, data)
+
+    def pause(self, index: int) -> None:
+        """Stop reading from a peer: its messages cannot be taken as fast as they come."""
+        if (link := self.peers[index].link) is not None:
+            link.pause()
+
+    def resume(self, index: int) -> None:
+        """Read from a peer again."""
+        if (link := self.peers[index].link) is not None:
+            link.resume()
+
+    def connected(self) -> list[int]:
+        """Indices of the members with a link."""
+        return [index for index, peer in self.peers.items() if peer.link is not None]
+
+    def fault(self, index: int, error: PeerFault) -> None:
+        """Count a peer's fault, drop its link and let it rest: 1 s, doubled for each further fault, at most 60 s."""
+        peer, now = self.peers[index], self._loop.time()
+        if now - peer.last_fault_at > FAULTS_FORGOTTEN_S:
+            peer.recent_faults = 0
+        peer.faults[error.code] += 1
+        peer.recent_faults += 1
+        peer.last_fault_at = now
+        peer.rests_until = now + min(REST_MIN_S * 2 ** min(peer.recent_faults - 1, 10), REST_MAX_S)
+        log.warning("peer_fault", peer=index, error=error)
+        if peer.link is not None:
+            peer.link.abort()
+
+    # Links
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _up(self, peer: Peer, link: Link) -> None:
+        if peer.link is not None:
+            # The peer authenticated anew: the older link is dead, or will be.
+            peer.link.abort()
+            self._down(peer, peer.link)
+        peer.link, peer.connected_at = link, self._loop.time()
+        peer.links += 1
+        log.info("link_up", peer=peer.index)
+        self._on_connected(peer.index)
+        link.open(lambda data: self._frame(peer, link, data), lambda error: self._ended(peer, link, error))
+
+    def _frame(self, peer: Peer, link: Link, data: bytes) -> None:
+        if peer.link is link and data:
+            peer.bytes_in += len(data)
+            self._on_frame(peer.index, data)
+
+    def _ended(self, peer: Peer, link: Link, error: PeerFault | None) -> None:
+        if peer.link is link:
+            if error is not None:
+                self.fault(peer.index, error)
+            self._down(peer, link)
+
+    def _down(self, peer: Peer, link: Link) -> None:
+        if peer.link is link:
+            peer.link = None
+            log.info("link_down", peer=peer.index)
+            self._on_lost(peer.index)
+
+    async def _keep_alive(self) -> None:
+        while True:
+            await asyncio.sleep(KEEPALIVE_S)
+            now = self._loop.time()
+            for peer in self.peers.values():
+                link = peer.link
+                if link is None:
+                    continue
+                if now - link.heard_at > DEAD_S and not link.paused:
+                    log.warning("link_silent", peer=peer.index)
+                    link.abort()
+                elif now - link.sent_at > KEEPALIVE_S:
+                    link.send(b"")
+
+    # Dialling
+
+    async def _keep_dialling(self, peer: Peer) -> None:
+        pause_s = REDIAL_MIN_S
+        while True:
+            link: Link | None = None
+            rest_s = peer.rests_until - self._loop.time()
+            if rest_s > 0:
+                await asyncio.sleep(rest_s)
+            try:
+                async with asyncio.timeout(HANDSHAKE_SECONDS):
+                    link = await self._dial(peer)
+            except (OSError, TimeoutError, BlockCloudError) as error:
+                log.debug("dial_failed", peer=peer.index, error=error)
+                if isinstance(error, PeerFault):
+                    peer.faults[error.code] += 1
+            if link is not None:
+                self._up(peer, link)
+                await link.closed.wait()
+                if self._loop.time() - peer.connected_at > REDIAL_MAX_S:
+                    pause_s = REDIAL_MIN_S
+            await asyncio.sleep(pause_s * (0.75 + os.urandom(1)[0] / 512))
+            pause_s = min(pause_s * 2, REDIAL_MAX_S)
+
+    async def _dial(self, peer: Peer) -> Link:
+        link = Link(self._loop)
+        address = peer.address
+        transport, _ = await self._loop.create_connection(
+            lambda: link, address.host, address.port, ssl=self._client_context, server_hostname=""
+        )
+        try:
+            initiator = Initiator(
+                key=self._key,
+                purpose=PURPOSE,
+                target=self._target,
+                expected=(address.key,),
+                randomness=os.urandom(RANDOMNESS_BYTES),
+            )
+            link.send(initiator.hello())
+            reply = await link.next_frame()
+            link.send(initiator.receive(reply, peer_certificate_hash(transport.get_extra_info("ssl_object"))))
+            await link.next_frame()  # the responder's empty frame: it accepted our key
+        except BaseException:
+            link.abort()
+            raise
+        return link
+
+    # Answering
+
+    def _knocked(self, transport: asyncio.Transport) -> None:
+        if self._closed or len(self._half_open) >= HALF_OPEN_LINKS:
+            self.refused["half_open_limit"] += 1
+            transport.abort()
+            return
+        transport.pause_reading()  # until TLS reads
+        self._half_open.add(transport)
+        self._spawn(self._answer(transport))
+
+    async def _answer(self, transport: asyncio.Transport) -> None:
+        link = Link(self._loop)
+        try:
+            async with asyncio.timeout(HANDSHAKE_SECONDS):
+                upgraded = await self._loop.start_tls(
+                    transport, link, self._server_context, server_side=True, ssl_handshake_timeout=HANDSHAKE_SECONDS
+                )
+                if upgraded is None:
+                    raise Unreachable("the connection was closed during the TLS handshake")
+                link.connection_made(upgraded)
+                peer = await self._identify(link)
+        except (OSError, TimeoutError, BlockCloudError) as error:
+            code = error.code if isinstance(error, BlockCloudError) else "tls" if _is_tls(error) else TimedOut.code
+            self.refused[code] += 1
+            log.info("link_refused", code=code)
+            link.abort()
+            _abort(transport)
+        except BaseException:
+            link.abort()
+            _abort(transport)
+            raise
+        else:
+            link.send(b"")
+            self._up(peer, link)
+        finally:
+            self._half_open.discard(transport)
+
+    async def _identify(self, link: Link) -> Peer:
+        responder = Responder(
+            keys=lambda target: self._key if target == self._target else None,
+            purpose=PURPOSE,
+            certificate_hash=self._certificate_hash,
+            randomness=os.urandom(RANDOMNESS_BYTES),
+        )
+        link.send(responder.receive_hello(await link.next_frame()))
+        responder.receive_finish(await link.next_frame())
+        index = self._by_key.get(responder.peer_key)
+        if index is None or index > self._own:
+            raise NotAMember("the peer's key is not one that may dial this validator", key=responder.peer_key.hex()[:16])
+        peer = self.peers[index]
+        if peer.rests_until > self._loop.time():
+            raise Resting("the peer broke a rule a moment ago", peer=index)
+        return peer
+
+
+class NotAMember(PeerFault):
+    """A stranger, or a member that should wait to be dialled, wants a validator link."""
+
+    code = "not_a_member"
+
+
+class Resting(PeerFault):
+    """The peer was dropped for a fault and comes back too early."""
+
+    code = "resting"
+
+
+class _Door(asyncio.Protocol):
+    """An accepted connection before TLS."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._network._knocked(transport)
+
+
+def _is_tls(error: BaseException) -> bool:
+    return isinstance(error, ssl.SSLError | ConnectionError)
+
+
+def _abort(transport: asyncio.BaseTransport) -> None:
+    with contextlib.suppress(OSError, RuntimeError):
+        if isinstance(transport, asyncio.WriteTransport):
+            transport.abort()

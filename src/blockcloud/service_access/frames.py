@@ -1,0 +1,279 @@
+"""Wire frames of a link, and their incremental decoder. Sans-IO.
+
+A frame is a 32-bit big-endian word (kind in the top 8 bits, length of the rest in the lower 24) and its body. DATA has
+a 64-bit offset and raw bytes, because it is the hot path; every other body is the canonical encoding of a struct. The
+length is checked against the limit of the moment before anything is kept for it: 2 KiB until the peer has proven who it
+is, 64 KiB afterwards.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final, TypeAlias, cast
+
+from blockcloud.primitives.codec import Struct, decode, encode
+from blockcloud.primitives.errors import Malformed, Oversized
+from blockcloud.primitives.limits import MOVED_ADDRESSES, NAME_BYTES, SESSION_FRAME_BYTES
+from blockcloud.service_access.handshake import HANDSHAKE_MESSAGE_BYTES
+
+Address: TypeAlias = tuple[str, int]
+
+HEADER_BYTES: Final = 4
+DATA_HEADER_BYTES: Final = HEADER_BYTES + 8
+DATA_BYTES: Final = SESSION_FRAME_BYTES - DATA_HEADER_BYTES
+SESSION_ID_BYTES: Final = 16
+RESUME_NONCE_BYTES: Final = 32
+MAC_BYTES: Final = 32
+RESET_TEXT_BYTES: Final = 256
+OFFSET_MAX: Final = 2**62
+COUNTER_MAX: Final = 2**62
+
+_HEADER = struct.Struct(">I")
+_DATA_HEADER = struct.Struct(">IQ")
+_OFFSET = struct.Struct(">Q")
+
+
+class Kind(IntEnum):
+    """What a frame is."""
+
+    HELLO = 1
+    REPLY = 2
+    FINISH = 3
+    RESUME = 4
+    CHALLENGE = 5
+    PROOF = 6
+    DATA = 16
+    ACK = 17
+    PING = 18
+    PONG = 19
+    MOVED = 20
+    FIN = 21
+    RST = 22
+
+
+@dataclass(frozen=True, slots=True)
+class HandshakeFrame:
+    """A message of `handshake`, as it is."""
+
+    kind: Kind
+    message: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Bytes of the stream, from `offset` on. The payload is a view into what was received."""
+
+    offset: int
+    payload: memoryview
+
+
+class Ack(Struct, frozen=True):
+    """All bytes below `received` have arrived; bytes below `limit` may be sent. The end counts as one byte."""
+
+    received: int
+    limit: int
+
+
+class Ping(Struct, frozen=True):
+    """Are you there?"""
+
+    number: int
+
+
+class Pong(Struct, frozen=True):
+    """Yes."""
+
+    number: int
+
+
+class Moved(Struct, frozen=True):
+    """The sender can now be reached at `addresses`; dial it there."""
+
+    counter: int
+    addresses: tuple[Address, ...]
+    mac: bytes
+
+
+class Fin(Struct, frozen=True):
+    """The stream ends at `offset`."""
+
+    offset: int
+
+
+class Rst(Struct, frozen=True):
+    """The session ends at once."""
+
+    code: str
+    reason: str
+
+
+class Resume(Struct, frozen=True):
+    """First frame of a link that takes over a session. `counter` is higher than that of any link before."""
+
+    session_id: bytes
+    counter: int
+    nonce: bytes
+
+
+class Challenge(Struct, frozen=True):
+    """The accepting side's nonce, what it has received, where it listens, and its proof."""
+
+    nonce: bytes
+    received: int
+    addresses: tuple[Address, ...]
+    mac: bytes
+
+
+class Proof(Struct, frozen=True):
+    """The dialling side's answer to the challenge. Data may follow at once."""
+
+    received: int
+    addresses: tuple[Address, ...]
+    mac: bytes
+
+
+Frame: TypeAlias = HandshakeFrame | Data | Ack | Ping | Pong | Moved | Fin | Rst | Resume | Challenge | Proof
+
+_STRUCTS: Final[dict[Kind, type[Struct]]] = {
+    Kind.ACK: Ack,
+    Kind.PING: Ping,
+    Kind.PONG: Pong,
+    Kind.MOVED: Moved,
+    Kind.FIN: Fin,
+    Kind.RST: Rst,
+    Kind.RESUME: Resume,
+    Kind.CHALLENGE: Challenge,
+    Kind.PROOF: Proof,
+}
+_KINDS: Final = {shape: kind for kind, shape in _STRUCTS.items()}
+_KNOWN: Final[dict[int, Kind]] = {int(kind): kind for kind in Kind}
+
+
+def encode_frame(frame: Struct) -> bytes:
+    """The wire form of a frame that is a struct."""
+    body = encode(frame)
+    return _HEADER.pack(_KINDS[type(frame)] << 24 | len(body)) + body
+
+
+def encode_handshake(kind: Kind, message: bytes) -> bytes:
+    """The wire form of a handshake message."""
+    return _HEADER.pack(kind << 24 | len(message)) + message
+
+
+def data_header(offset: int, length: int) -> bytes:
+    """What goes before `length` bytes of the stream that start at `offset`."""
+    return _DATA_HEADER.pack(Kind.DATA << 24 | length + 8, offset)
+
+
+def check_addresses(addresses: tuple[Address, ...]) -> None:
+    """Raise Malformed unless these are at most four pairs of host and port."""
+    if len(addresses) > MOVED_ADDRESSES:
+        raise Malformed("too many addresses", addresses=len(addresses), limit=MOVED_ADDRESSES)
+    for host, port in addresses:
+        if not host or len(host) > NAME_BYTES or not host.isascii() or not 1 <= port <= 0xFFFF:
+            raise Malformed("not an address", host=host[:80], port=port)
+
+
+def _check(frame: Struct) -> None:
+    """Ranges and lengths that the types do not say."""
+    match frame:
+        case Ack(received=first, limit=second):
+            _check_range(first, second)
+        case Ping(number=number) | Pong(number=number) | Fin(offset=number):
+            _check_range(number)
+        case Rst(code=code, reason=reason):
+            if len(code.encode()) + len(reason.encode()) > RESET_TEXT_BYTES:
+                raise Malformed("the reason of a reset is too long")
+        case Resume(session_id=session_id, counter=counter, nonce=nonce):
+            _check_range(counter)
+            if len(session_id) != SESSION_ID_BYTES or len(nonce) != RESUME_NONCE_BYTES:
+                raise Malformed("a field of a resume has the wrong length")
+        case Challenge(nonce=nonce, received=received, addresses=addresses, mac=mac):
+            _check_range(received)
+            check_addresses(addresses)
+            if len(nonce) != RESUME_NONCE_BYTES or len(mac) != MAC_BYTES:
+                raise Malformed("a field of a challenge has the wrong length")
+        case Proof(received=number, addresses=addresses, mac=mac) | Moved(counter=number, addresses=addresses, mac=mac):
+            _check_range(number)
+            check_addresses(addresses)
+            if len(mac) != MAC_BYTES:
+                raise Malformed("a MAC has the wrong length")
+
+
+def _check_range(*numbers: int) -> None:
+    for number in numbers:
+        if not 0 <= number <= OFFSET_MAX:
+            raise Malformed("a number of a frame is out of range", number=number)
+
+
+class FrameDecoder:
+    """Takes bytes as they come and gives frames. Keeps at most one unfinished frame beyond what it was fed last."""
+
+    def __init__(self) -> None:
+        self._chunks: deque[memoryview] = deque()
+        self._header: tuple[Kind, int] | None = None
+        self.buffered = 0
+        self.limit = HANDSHAKE_MESSAGE_BYTES
+
+    def authenticated(self) -> None:
+        """The peer has proven who it is: full frames from now on."""
+        self.limit = SESSION_FRAME_BYTES - HEADER_BYTES
+
+    def feed(self, data: bytes) -> None:
+        """More bytes have arrived. They must not be changed afterwards."""
+        if data:
+            self._chunks.append(memoryview(data))
+            self.buffered += len(data)
+
+    def next(self) -> Frame | None:
+        """The next whole frame, or None. Raises Malformed, NonCanonical or Oversized; the link is then of no use."""
+        if self._header is None:
+            if self.buffered < HEADER_BYTES:
+                return None
+            (word,) = _HEADER.unpack(self._take(HEADER_BYTES))
+            kind, length = _KNOWN.get(word >> 24), word & 0xFFFFFF
+            if kind is None:
+                raise Malformed("unknown kind of frame", kind=word >> 24)
+            if length > self.limit:
+                raise Oversized("frame is larger than its limit", bytes=length, limit=self.limit)
+            self._header = kind, length
+        kind, length = self._header
+        if self.buffered < length:
+            return None
+        self._header = None
+        body = self._take(length)
+        if kind is Kind.DATA:
+            if length < 8:
+                raise Malformed("data frame without an offset")
+            (offset,) = _OFFSET.unpack_from(body)
+            _check_range(offset)
+            return Data(offset, body[8:])
+        if kind <= Kind.FINISH:
+            return HandshakeFrame(kind, bytes(body))
+        frame = decode(bytes(body), _STRUCTS[kind], limit=HANDSHAKE_MESSAGE_BYTES)
+        _check(frame)
+        return cast("Frame", frame)
+
+    def _take(self, count: int) -> memoryview:
+        """The next `count` bytes in one piece; copies only what arrived in several."""
+        self.buffered -= count
+        first = self._chunks[0] if self._chunks else memoryview(b"")
+        if len(first) > count:
+            self._chunks[0] = first[count:]
+            return first[:count]
+        if len(first) == count:
+            if self._chunks:
+                self._chunks.popleft()
+            return first
+        parts: list[memoryview] = []
+        while count:
+            chunk = self._chunks.popleft()
+            if len(chunk) > count:
+                self._chunks.appendleft(chunk[count:])
+                chunk = chunk[:count]
+            parts.append(chunk)
+            count -= len(chunk)
+        return memoryview(b"".join(parts))

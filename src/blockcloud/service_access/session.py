@@ -1,0 +1,521 @@
+"""The core of a session: a two-way byte stream between two identities that outlives the links below it. Sans-IO.
+
+A link is one TLS connection. The session's bytes are numbered (`buffers`), what is not acknowledged is kept, and a new
+link takes over by RESUME:
+
+    dialler                                     acceptor
+    RESUME(session, counter, nonce)      ->
+                                         <-     CHALLENGE(nonce, received, addresses, MAC)
+    PROOF(received, addresses, MAC) data ->     ... the link is the session's; older ones are fenced
+
+Each MAC is by the session's secret over session, maker's role, counter, both nonces, the certificate hash of the new
+link and what the message claims: it can be neither replayed, reflected, nor relayed to another link. The initiator
+dials with even counters and the responder with odd ones, so two sides that move at once never tie; the higher counter
+wins. Nothing is sent on a link before it is authenticated, and nothing that goes wrong on a link that is not yet the
+session's harms the session.
+
+`receive`, `attach` and `tick` may raise a PeerFault: the caller then calls `fail_for` or drops the link. Outputs are
+taken with `take_frames`, in the order they must be sent. `now_ms` never goes back. DESIGN section 5.2.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from typing import Final
+
+from blockcloud.primitives.codec import encode
+from blockcloud.primitives.errors import BlockCloudError, PeerFault
+from blockcloud.primitives.hashes import tagged
+from blockcloud.primitives.limits import SESSION_BUFFER_BYTES
+from blockcloud.service_access.buffers import ReceiveBuffer, SendBuffer
+from blockcloud.service_access.errors import (
+    BadMove,
+    BadResumeMac,
+    FencedLink,
+    ImpossibleOffset,
+    SessionLost,
+    SessionReset,
+    UnexpectedFrame,
+    UnknownSession,
+)
+from blockcloud.service_access.frames import (
+    COUNTER_MAX,
+    Ack,
+    Address,
+    Challenge,
+    Data,
+    Fin,
+    Frame,
+    Moved,
+    Ping,
+    Pong,
+    Proof,
+    Resume,
+    Rst,
+    check_addresses,
+    encode_frame,
+)
+
+CONTROL_FRAMES: Final = 64
+
+
+@dataclass(frozen=True)
+class SessionParameters:
+    """Times and sizes of a session (`reference/parameters.md`); the defaults are those of a devnet."""
+
+    heartbeat_ms: int = 250
+    dead_after_ms: int = 1_000
+    give_up_ms: int = 5_000
+    linger_ms: int = 2_000
+    acknowledge_after_ms: int = 25
+    acknowledge_after_bytes: int = 128 * 1024
+    acknowledge_after_frames: int = 1_024
+    buffer_bytes: int = SESSION_BUFFER_BYTES
+    moved_burst: int = 8
+    moved_interval_ms: int = 50
+
+
+class Role(IntEnum):
+    """Who began the session. The value is also the parity of the counters of the links that this side dials."""
+
+    INITIATOR = 0
+    RESPONDER = 1
+
+    @property
+    def other(self) -> Role:
+        """The peer's role."""
+        return Role.RESPONDER if self is Role.INITIATOR else Role.INITIATOR
+
+
+class State(Enum):
+    """Where the session is in its life."""
+
+    ATTACHED = "attached"  # a link carries it
+    DETACHED = "detached"  # its link is gone; it waits for another
+    FINISHED = "finished"  # both streams ended and were acknowledged; it lingers to tell the peer so again
+    FAILED = "failed"  # `error` says why
+
+
+class Event(Enum):
+    """What moves a session from one state to the next."""
+
+    ATTACH = "attach"
+    DETACH = "detach"
+    COMPLETE = "complete"
+    FAIL = "fail"
+
+
+# What is not in the table cannot happen: that would be a bug of ours.
+_TRANSITIONS: Final[dict[tuple[State, Event], State]] = {
+    (State.ATTACHED, Event.ATTACH): State.ATTACHED,
+    (State.ATTACHED, Event.DETACH): State.DETACHED,
+    (State.ATTACHED, Event.COMPLETE): State.FINISHED,
+    (State.ATTACHED, Event.FAIL): State.FAILED,
+    (State.DETACHED, Event.ATTACH): State.ATTACHED,
+    (State.DETACHED, Event.FAIL): State.FAILED,
+    (State.FINISHED, Event.ATTACH): State.FINISHED,
+    (State.FINISHED, Event.DETACH): State.FINISHED,
+    (State.FAILED, Event.DETACH): State.FAILED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A resume that has begun: by whom, with which counter and nonces, over which TLS certificate."""
+
+    dialler: Role
+    counter: int
+    dialler_nonce: bytes
+    acceptor_nonce: bytes = b""
+    certificate_hash: bytes = b""
+
+
+@dataclass
+class Statistics:
+    """Counters of a session; times in milliseconds."""
+
+    bytes_written: int = 0
+    bytes_read: int = 0
+    bytes_resent: int = 0
+    resumes: int = 0
+    longest_gap_ms: float = 0.0
+    last_gap_ms: float = 0.0
+    faults: int = 0
+
+
+class SessionCore:
+    """One side of one session. See the module's text; `secret` and `session_id` come out of the handshake."""
+
+    def __init__(
+        self,
+        *,
+        session_id: bytes,
+        secret: bytes,
+        role: Role,
+        now_ms: float,
+        peer_addresses: tuple[Address, ...] = (),
+        parameters: SessionParameters | None = None,
+    ) -> None:
+        self.parameters = parameters or SessionParameters()
+        self.session_id = session_id
+        self.role = role
+        self.state = State.ATTACHED
+        self.error: BlockCloudError | None = None
+        self.peer_addresses = peer_addresses
+        self.statistics = Statistics()
+        self.link = 0  # counter of the link that has the session
+        self.linked = True
+        self.dial_due_ms: float | None = None  # the peer asked to be dialled at `peer_addresses`; not before this time
+        self._secret = secret
+        self._highest_counter = 0
+        self._send = SendBuffer(self.parameters.buffer_bytes, self.parameters.buffer_bytes)
+        self._receive = ReceiveBuffer(self.parameters.buffer_bytes)
+        self._control: deque[bytes] = deque()
+        self._since_ms = now_ms  # of the state
+        self._heard_ms = now_ms
+        self._ping_sent = False
+        self._ping_number = 0
+        self._acknowledged = 0
+        self._unacknowledged_frames = 0
+        self._acknowledge_due_ms: float | None = None
+        self._progress_ms = now_ms
+        self._gap_from_ms: float | None = None
+        self._moved_counter = 0
+        self._peer_moved_counter = 0
+        self._moved_tokens = float(self.parameters.moved_burst)
+        self._moved_at_ms = now_ms
+
+    # --- the application's side -------------------------------------------------------------------------------------
+
+    @property
+    def room(self) -> int:
+        """Bytes that `write` would take now."""
+        return 0 if self.state is State.FAILED else self._send.room
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that `read` can give now."""
+        return self._receive.waiting
+
+    @property
+    def peer_ended(self) -> bool:
+        """The peer has finished its stream; when `waiting` is 0 all of it was read."""
+        return self._receive.ended
+
+    @property
+    def all_sent(self) -> bool:
+        """Our stream has ended and the peer has all of it."""
+        return self._send.complete
+
+    @property
+    def writable(self) -> bool:
+        """Our stream has not ended."""
+        return not self._send.finished and self.state is not State.FAILED
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        """Take as much of `data` as there is room for; how many bytes. The rest is the caller's to keep (back-pressure)."""
+        accepted = self._send.append(data)
+        self.statistics.bytes_written += accepted
+        return accepted
+
+    def finish(self) -> None:
+        """End our stream; the peer's goes on."""
+        self._send.finish()
+
+    def read(self, count: int, now_ms: float) -> list[memoryview]:
+        """Take at most `count` received bytes, in pieces. Gives the peer credit for as many."""
+        pieces = self._receive.read(count)
+        if self._receive.limit - self._receive.advertised >= self.parameters.acknowledge_after_bytes:
+            self._acknowledge_due_ms = now_ms
+        return pieces
+
+    def reset(self, code: str, reason: str) -> None:
+        """End the session at once, and say so to the peer if a link is there."""
+        if self.state in (State.FAILED, State.FINISHED):
+            return
+        self._control.clear()
+        self._control.append(encode_frame(Rst(code, reason)))
+        self._fail(SessionReset(f"session was reset: {reason}", reset_code=code))
+
+    def fail_for(self, fault: PeerFault) -> None:
+        """The peer broke the protocol on the session's own link: reset with the fault's code."""
+        self.statistics.faults += 1
+        self.reset(fault.code, fault.message[:200])
+
+    def lose(self, reason: str) -> None:
+        """The caller gives up looking for the peer."""
+        if self.state is not State.FINISHED:
+            self._fail(SessionLost(reason))
+
+    # --- links ------------------------------------------------------------------------------------------------------
+
+    def begin_resume(self, nonce: bytes) -> tuple[Attempt, bytes]:
+        """Start to take a new link that this side dialled: the attempt, and the RESUME frame to send on it."""
+        counter = self._highest_counter + 1
+        if counter % 2 != self.role:
+            counter += 1
+        self._highest_counter = counter
+        return Attempt(self.role, counter, nonce), encode_frame(Resume(self.session_id, counter, nonce))
+
+    def challenged(
+        self, attempt: Attempt, challenge: Challenge, certificate_hash: bytes, own: tuple[Address, ...], now_ms: float
+    ) -> bytes:
+        """The acceptor's challenge has come: the PROOF frame to send. The link has the session from then on.
+
+        Raises BadResumeMac, FencedLink, ImpossibleOffset; the session is unharmed then and the link is to be closed.
+        """
+        whole = Attempt(self.role, attempt.counter, attempt.dialler_nonce, challenge.nonce, certificate_hash)
+        self._verify(whole, self.role.other, challenge.received, challenge.addresses, challenge.mac)
+        # What the old link still acknowledged after the challenge was made may exceed it.
+        self._attach(attempt.counter, max(challenge.received, self._send.acknowledged), challenge.addresses, now_ms)
+        received = self._receive.received
+        return encode_frame(Proof(received, own, self._mac(whole, self.role, received, own)))
+
+    def resume_asked(
+        self, resume: Resume, nonce: bytes, certificate_hash: bytes, own: tuple[Address, ...]
+    ) -> tuple[Attempt, bytes]:
+        """The peer dialled and asks to resume: the attempt, and the CHALLENGE frame to answer. Nothing changes yet.
+
+        Raises UnknownSession, FencedLink.
+        """
+        if resume.session_id != self.session_id or self.state is State.FAILED:
+            raise UnknownSession
+        if resume.counter <= self.link or resume.counter % 2 != self.role.other or resume.counter > COUNTER_MAX:
+            raise FencedLink(counter=resume.counter, link=self.link)
+        attempt = Attempt(self.role.other, resume.counter, resume.nonce, nonce, certificate_hash)
+        received = self._receive.received
+        mac = self._mac(attempt, self.role, received, own)
+        return attempt, encode_frame(Challenge(nonce, received, own, mac))
+
+    def proven(self, attempt: Attempt, proof: Proof, now_ms: float) -> None:
+        """The dialler has proven itself: the link has the session now.
+
+        Raises BadResumeMac, FencedLink, ImpossibleOffset, UnknownSession; the session is unharmed then.
+        """
+        if self.state is State.FAILED:
+            raise UnknownSession
+        self._verify(attempt, self.role.other, proof.received, proof.addresses, proof.mac)
+        if proof.received < self._send.acknowledged:
+            raise ImpossibleOffset("takes back an acknowledgement", offset=proof.received)
+        self._attach(attempt.counter, proof.received, proof.addresses, now_ms)
+
+    def link_lost(self, counter: int, now_ms: float) -> bool:
+        """A link has broken; whether it was the one that had the session."""
+        if counter != self.link or not self.linked:
+            return False
+        self.linked = False
+        self._control.clear()
+        self._move_to(Event.DETACH, now_ms)
+        return True
+
+    def _attach(self, counter: int, received: int, addresses: tuple[Address, ...], now_ms: float) -> None:
+        if counter <= self.link:
+            raise FencedLink(counter=counter, link=self.link)
+        if received > self._send.highest:
+            raise ImpossibleOffset("claims bytes that were never sent", offset=received, highest=self._send.highest)
+        self._send.acknowledge(received, 0)
+        self.statistics.bytes_resent += max(0, self._send.sent - received)
+        self._send.rewind(received)
+        if addresses:
+            self.peer_addresses = addresses
+        self.link = counter
+        self.linked = True
+        self._highest_counter = max(self._highest_counter, counter)
+        self.dial_due_ms = None
+        self.statistics.resumes += 1
+        self._heard_ms = now_ms
+        self._ping_sent = False
+        if self._gap_from_ms is None:
+            self._gap_from_ms = self._progress_ms
+        self._control.clear()
+        self._queue_acknowledgement()
+        self._move_to(Event.ATTACH, now_ms)
+        self._complete_if_done(now_ms)
+
+    def _mac(self, attempt: Attempt, maker: Role, received: int, addresses: tuple[Address, ...]) -> bytes:
+        claims = (
+            self.session_id,
+            int(maker),
+            int(attempt.dialler),
+            attempt.counter,
+            attempt.dialler_nonce,
+            attempt.acceptor_nonce,
+            attempt.certificate_hash,
+            received,
+            addresses,
+        )
+        return hmac.digest(self._secret, tagged("session-resume/v1", encode(claims)), "sha256")
+
+    def _verify(self, attempt: Attempt, maker: Role, received: int, addresses: tuple[Address, ...], mac: bytes) -> None:
+        if not hmac.compare_digest(self._mac(attempt, maker, received, addresses), mac):
+            raise BadResumeMac(counter=attempt.counter)
+
+    # --- moves ------------------------------------------------------------------------------------------------------
+
+    def announce_move(self, addresses: tuple[Address, ...]) -> None:
+        """Tell the peer, over the link that is there, to dial us at `addresses` (at most four)."""
+        check_addresses(addresses)
+        self._moved_counter += 1
+        mac = self._moved_mac(self.role, self._moved_counter, addresses)
+        self._queue(encode_frame(Moved(self._moved_counter, addresses, mac)))
+
+    def _moved_mac(self, maker: Role, counter: int, addresses: tuple[Address, ...]) -> bytes:
+        claims = (self.session_id, int(maker), counter, addresses)
+        return hmac.digest(self._secret, tagged("session-moved/v1", encode(claims)), "sha256")
+
+    def _peer_moved(self, frame: Moved, now_ms: float) -> None:
+        if not hmac.compare_digest(self._moved_mac(self.role.other, frame.counter, frame.addresses), frame.mac):
+            raise BadMove("notice of a move does not verify")
+        if frame.counter <= self._peer_moved_counter:
+            raise BadMove("notice of a move is an old one", counter=frame.counter)
+        self._peer_moved_counter = frame.counter
+        if not frame.addresses:
+            return
+        self.peer_addresses = frame.addresses
+        # A token bucket: a peer cannot make us dial third parties at a high rate. The newest notice is kept, not lost.
+        interval = self.parameters.moved_interval_ms
+        earned = (now_ms - self._moved_at_ms) / interval
+        self._moved_tokens = min(float(self.parameters.moved_burst), self._moved_tokens + earned) - 1
+        self._moved_at_ms = now_ms
+        self.dial_due_ms = now_ms + max(0.0, -self._moved_tokens * interval)
+
+    # --- frames -----------------------------------------------------------------------------------------------------
+
+    def receive(self, counter: int, frame: Frame, now_ms: float) -> None:
+        """A frame came over the link `counter`; ignored unless that link has the session.
+
+        Raises a PeerFault if the frame breaks a rule; then call `fail_for`.
+        """
+        if counter != self.link or not self.linked or self.state is State.FAILED:
+            return
+        self._heard_ms = now_ms
+        self._ping_sent = False
+        match frame:
+            case Data():
+                fresh = self._receive.receive(frame)
+                self.statistics.bytes_read += fresh
+                self._progressed(now_ms)
+                self._unacknowledged_frames += 1
+                if (
+                    self._receive.received - self._acknowledged >= self.parameters.acknowledge_after_bytes
+                    or self._unacknowledged_frames >= self.parameters.acknowledge_after_frames
+                ):
+                    self._acknowledge_due_ms = now_ms
+                elif self._acknowledge_due_ms is None:
+                    self._acknowledge_due_ms = now_ms + self.parameters.acknowledge_after_ms
+            case Ack(received=received, limit=limit):
+                self._send.acknowledge(received, limit)
+                self._progressed(now_ms)
+            case Ping(number=number):
+                self._queue(encode_frame(Pong(number)))
+            case Pong():
+                pass
+            case Moved():
+                self._peer_moved(frame, now_ms)
+            case Fin():
+                self._receive.receive_fin(frame)
+                self._progressed(now_ms)
+                self._queue_acknowledgement()
+            case Rst(code=code, reason=reason):
+                if self.state is State.ATTACHED:
+                    self._fail(SessionReset(f"the peer reset the session: {reason}", reset_code=code))
+                return
+            case _:
+                raise UnexpectedFrame("frame may not come inside a session", frame=type(frame).__name__)
+        self._complete_if_done(now_ms)
+
+    def take_frames(self, budget_bytes: int, now_ms: float) -> list[bytes | memoryview]:
+        """What is to be sent on the session's link now, in order; about `budget_bytes` of it at most."""
+        taken: list[bytes | memoryview] = []
+        if not self.linked:
+            return taken
+        if self._acknowledge_due_ms is not None and now_ms >= self._acknowledge_due_ms:
+            self._queue_acknowledgement()
+        while self._control:
+            taken.append(self._control.popleft())
+        if self.state is State.FAILED:
+            return taken
+        while budget_bytes > 0:
+            frame = self._send.next_frame()
+            if frame is None:
+                break
+            taken.extend(frame)
+            budget_bytes -= len(frame[-1])
+        return taken
+
+    def _queue(self, frame: bytes) -> None:
+        if not self.linked:
+            return
+        if len(self._control) >= CONTROL_FRAMES:
+            raise UnexpectedFrame("the peer asks for more answers than it takes", limit=CONTROL_FRAMES)
+        self._control.append(frame)
+
+    def _queue_acknowledgement(self) -> None:
+        self._acknowledged = self._receive.received
+        self._receive.advertised = self._receive.limit
+        self._unacknowledged_frames = 0
+        self._acknowledge_due_ms = None
+        self._queue(encode_frame(Ack(self._acknowledged, self._receive.advertised)))
+
+    def _progressed(self, now_ms: float) -> None:
+        if self._gap_from_ms is not None:
+            gap = now_ms - self._gap_from_ms
+            self._gap_from_ms = None
+            self.statistics.last_gap_ms = gap
+            self.statistics.longest_gap_ms = max(self.statistics.longest_gap_ms, gap)
+        self._progress_ms = now_ms
+
+    # --- time and states --------------------------------------------------------------------------------------------
+
+    def next_timer(self) -> float | None:
+        """When `tick` is due, in ms; None when the session is over for good."""
+        match self.state:
+            case State.FAILED:
+                return None
+            case State.FINISHED:
+                return self._since_ms + self.parameters.linger_ms
+            case State.DETACHED:
+                return self._since_ms + self.parameters.give_up_ms
+        due = self._heard_ms + (self.parameters.dead_after_ms if self._ping_sent else self.parameters.heartbeat_ms)
+        if self._acknowledge_due_ms is not None:
+            due = min(due, self._acknowledge_due_ms)
+        return due
+
+    def tick(self, now_ms: float) -> bool:
+        """Time has passed. True when the link must be taken for dead: close it and call `link_lost`."""
+        if self.state is State.DETACHED and now_ms >= self._since_ms + self.parameters.give_up_ms:
+            self._fail(
+                SessionLost("no link to the peer could be made in time", waited_ms=round(now_ms - self._since_ms))
+            )
+        if self.state is not State.ATTACHED:
+            return False
+        if now_ms >= self._heard_ms + self.parameters.dead_after_ms and self._ping_sent:
+            return True
+        if now_ms >= self._heard_ms + self.parameters.heartbeat_ms and not self._ping_sent:
+            self._ping_sent = True
+            self._ping_number += 1
+            self._queue(encode_frame(Ping(self._ping_number)))
+        return False
+
+    def expired(self, now_ms: float) -> bool:
+        """The session may be forgotten."""
+        lingered = self.state is State.FINISHED and now_ms >= self._since_ms + self.parameters.linger_ms
+        return lingered or self.state is State.FAILED
+
+    def _complete_if_done(self, now_ms: float) -> None:
+        if self.state is State.ATTACHED and self._send.complete and self._receive.ended:
+            self._move_to(Event.COMPLETE, now_ms)
+
+    def _fail(self, error: BlockCloudError) -> None:
+        if self.state is not State.FAILED:
+            self.error = error
+            self._move_to(Event.FAIL, self._since_ms)
+
+    def _move_to(self, event: Event, now_ms: float) -> None:
+        following = _TRANSITIONS[self.state, event]
+        if following is not self.state:
+            self.state = following
+            self._since_ms = now_ms

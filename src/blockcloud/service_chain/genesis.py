@@ -1,0 +1,187 @@
+"""The genesis: everything that nodes of one chain must agree on before the first commit.
+
+Its canonical bytes give the chain id, so two chains whose genesis differs in anything are different chains. As a file it
+is JSON with byte strings in hexadecimal. The first committee, the first beacon value and the first state follow from it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from blockcloud.primitives import codec
+from blockcloud.primitives.amounts import GENESIS_SUPPLY_MICRO_BLOC
+from blockcloud.primitives.codec import Struct
+from blockcloud.primitives.errors import BadConfiguration
+from blockcloud.primitives.hashes import tagged_hash
+from blockcloud.service_chain.records import Account, Fees, Record, ValidatorRecord
+from blockcloud.service_chain.state_keys import FEES_KEY, account_key, validator_key
+from blockcloud.transaction_chain.committee import Committee, Member
+from blockcloud.transaction_chain.parameters import Parameters
+
+GENESIS_JSON_CHARACTERS: Final = 64 * 1024 * 1024
+GENESIS_NAME_CHARACTERS: Final = 64
+
+
+class NamingParameters(Struct):
+    """Rules of names, in commits: a registration comes `preorder_min` to `preorder_max` commits after its preorder; a
+    name lives `lifetime` and may be renewed by its owner for `grace` more."""
+
+    preorder_min: int = 2
+    preorder_max: int = 200
+    lifetime: int = 10_000
+    grace: int = 1_000
+
+    def check(self) -> None:
+        """Raise BadConfiguration unless the values fit together."""
+        if not (1 <= self.preorder_min < self.preorder_max and self.lifetime >= 1 and self.grace >= 0):
+            raise BadConfiguration("naming parameters: 1 <= preorder_min < preorder_max, lifetime >= 1, grace >= 0")
+
+
+class FeeParameters(Struct):
+    """Amounts in micro-BLOC. `target_weight` is the load of one commit at which the base fee stays as it is: by default
+    half of a block full of single transfers (`fees.py`)."""
+
+    base_fee: int = 10
+    base_fee_floor: int = 1
+    target_weight: int = 26_000
+    lane_deposit: int = 10_000
+    new_key_deposit: int = 10_000
+
+    def check(self) -> None:
+        """Raise BadConfiguration unless the values fit together."""
+        if not (1 <= self.base_fee_floor <= self.base_fee and self.target_weight >= 1):
+            raise BadConfiguration("fee parameters: 1 <= base_fee_floor <= base_fee, target_weight >= 1")
+        if self.lane_deposit < 0 or self.new_key_deposit < 0:
+            raise BadConfiguration("fee parameters: a deposit is not negative")
+
+
+class GenesisValidator(Struct):
+    """A member of the first committee. `link_address` is the "host:port" of its link to other validators."""
+
+    key: bytes
+    bond: int
+    api_url: str
+    link_address: str
+    resource_weight: int = 1_000_000
+
+
+class Genesis(Struct):
+    """The genesis. `accounts` are (public key, balance) pairs; with the bonds they make up the genesis supply."""
+
+    name: str
+    time_ms: int
+    parameters: Parameters
+    naming: NamingParameters
+    validators: tuple[GenesisValidator, ...]
+    accounts: tuple[tuple[bytes, int], ...]
+    fees: FeeParameters = FeeParameters()
+
+    def check(self) -> None:
+        """Raise BadConfiguration unless a chain can start from this."""
+        if not 1 <= len(self.name) <= GENESIS_NAME_CHARACTERS or self.time_ms < 0:
+            raise BadConfiguration(f"a genesis has a name of 1 to {GENESIS_NAME_CHARACTERS} characters and a time")
+        self.parameters.check(len(self.committee()))
+        self.naming.check()
+        self.fees.check()
+        keys = [key for key, _ in self.accounts]
+        if any(len(key) != 32 for key in keys) or len(dict.fromkeys(keys)) != len(keys):
+            raise BadConfiguration("genesis accounts have keys of 32 bytes, each once")
+        if any(balance < 0 for _, balance in self.accounts):
+            raise BadConfiguration("a genesis balance is not negative")
+        supply = sum(balance for _, balance in self.accounts) + sum(validator.bond for validator in self.validators)
+        if supply != GENESIS_SUPPLY_MICRO_BLOC:
+            raise BadConfiguration(
+                "balances and bonds of a genesis make up the genesis supply exactly",
+                micro_bloc=supply,
+                expected=GENESIS_SUPPLY_MICRO_BLOC,
+            )
+
+    def chain_id(self) -> bytes:
+        """The identity of the chain, 32 bytes."""
+        return tagged_hash("genesis/v1", codec.encode(self))
+
+    def beacon(self) -> bytes:
+        """The beacon of the first era, 32 bytes."""
+        return tagged_hash("beacon/v1", self.chain_id())
+
+    def committee(self) -> Committee:
+        """The committee of the first era. Raises BadConfiguration."""
+        return Committee(
+            Member(validator.key, validator.bond, validator.resource_weight) for validator in self.validators
+        )
+
+    def state(self) -> dict[bytes, Record]:
+        """The state at height 0, by state key."""
+        records: dict[bytes, Record] = {account_key(key): Account(balance) for key, balance in self.accounts}
+        for validator in self.validators:
+            records[validator_key(validator.key)] = ValidatorRecord(
+                validator.bond, validator.resource_weight, validator.api_url, validator.link_address
+            )
+        records[FEES_KEY] = Fees(self.fees.base_fee, 0, 0, GENESIS_SUPPLY_MICRO_BLOC)
+        return records
+
+    def to_json(self) -> str:
+        """The genesis as a file: JSON with names, indented."""
+        document: dict[str, Any] = {
+            "name": self.name,
+            "time_ms": self.time_ms,
+            "parameters": msgspec.structs.asdict(self.parameters),
+            "naming": msgspec.structs.asdict(self.naming),
+            "fees": msgspec.structs.asdict(self.fees),
+            "validators": [
+                {**msgspec.structs.asdict(validator), "key": validator.key.hex()} for validator in self.validators
+            ],
+            "accounts": {key.hex(): balance for key, balance in self.accounts},
+        }
+        return msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n"
+
+    @staticmethod
+    def from_json(text: str) -> Genesis:
+        """The genesis of a file, checked. Raises BadConfiguration."""
+        if len(text) > GENESIS_JSON_CHARACTERS:
+            raise BadConfiguration("a genesis file is at most 64 MiB")
+        try:
+            document = msgspec.json.decode(text, type=_GenesisFile, strict=True)
+            genesis = document.genesis()
+        except (msgspec.DecodeError, ValueError, TypeError, RecursionError) as error:
+            raise BadConfiguration(f"not a genesis file: {error}") from None
+        genesis.check()
+        return genesis
+
+
+class _GenesisFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The JSON form; the parts that are structs of the canonical form are read field by field."""
+
+    name: str
+    time_ms: int
+    parameters: dict[str, int]
+    naming: dict[str, int]
+    fees: dict[str, int]
+    validators: list[_ValidatorEntry]
+    accounts: dict[str, int]
+
+    def genesis(self) -> Genesis:
+        return Genesis(
+            self.name,
+            self.time_ms,
+            Parameters(**self.parameters),
+            NamingParameters(**self.naming),
+            tuple(
+                GenesisValidator(
+                    bytes.fromhex(entry.key), entry.bond, entry.api_url, entry.link_address, entry.resource_weight
+                )
+                for entry in self.validators
+            ),
+            tuple((bytes.fromhex(key), balance) for key, balance in self.accounts.items()),
+            FeeParameters(**self.fees),
+        )
+
+
+class _ValidatorEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    key: str
+    bond: int
+    api_url: str
+    link_address: str
+    resource_weight: int = 1_000_000

@@ -1,0 +1,218 @@
+"""The operations that a transaction can carry: one tagged struct each.
+
+An operation names what to do, never who does it: that is the transaction's sender. The tag is part of the protocol and
+of lanes' permissions, so tags are never reused. What an operation can be refused for without looking at the state
+(`check_operation`) makes the whole transaction invalid; everything else is a rejection at execution.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Final, TypeAlias
+
+from msgspec import Meta
+
+from blockcloud.primitives import codec
+from blockcloud.primitives.amounts import MAXIMUM_MICRO_BLOC
+from blockcloud.primitives.codec import Struct
+from blockcloud.primitives.errors import Malformed
+from blockcloud.primitives.hashes import tagged_hash
+from blockcloud.primitives.limits import INSTANCE_KEYS, NAME_BYTES
+from blockcloud.primitives.names import parse_name
+
+# Heights, sequences and lane numbers: they fit a signed 64-bit integer of any language.
+NUMBER_MAX: Final = 2**63 - 1
+API_URL_BYTES: Final = 256
+SALT_BYTES: Final = 32
+
+Key: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=32)]
+Digest: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=32)]
+# A digest, or empty for none.
+OptionalDigest: TypeAlias = Annotated[bytes, Meta(max_length=32)]
+Number: TypeAlias = Annotated[int, Meta(ge=0, le=NUMBER_MAX)]
+Amount: TypeAlias = Annotated[int, Meta(ge=0, le=MAXIMUM_MICRO_BLOC)]
+PositiveAmount: TypeAlias = Annotated[int, Meta(ge=1, le=MAXIMUM_MICRO_BLOC)]
+NameText: TypeAlias = Annotated[str, Meta(min_length=1, max_length=NAME_BYTES)]
+Keys: TypeAlias = Annotated[tuple[Key, ...], Meta(max_length=INSTANCE_KEYS)]
+
+_URL = re.compile(r"https?://[!-~]+", re.ASCII)
+
+
+class Transfer(Struct, tag=1):
+    """Move `amount` micro-BLOC to the account `to`."""
+
+    to: Key
+    amount: PositiveAmount
+
+
+class OpenLane(Struct, tag=2):
+    """Let `key` act for the sender on a lane of its own: only operations with the tags `allowed` (ascending), spending
+    at most `cap` micro-BLOC in all, fees included, up to and including height `expires_height`. Numbers of lanes grow:
+    one that was used is never used again."""
+
+    lane: Annotated[int, Meta(ge=1, le=NUMBER_MAX)]
+    key: Key
+    allowed: Annotated[tuple[Number, ...], Meta(min_length=1, max_length=64)]
+    cap: Amount
+    expires_height: Number
+
+
+class CloseLane(Struct, tag=3):
+    """End a lane and get its deposit back."""
+
+    lane: Annotated[int, Meta(ge=1, le=NUMBER_MAX)]
+
+
+class Preorder(Struct, tag=10):
+    """Announce that a name will be registered without saying which (see `name_commitment`)."""
+
+    commitment: Digest
+
+
+class Register(Struct, tag=11):
+    """Register the preordered `name`; `service_file_hash` may be empty."""
+
+    name: NameText
+    salt: Annotated[bytes, Meta(min_length=SALT_BYTES, max_length=SALT_BYTES)]
+    service_file_hash: OptionalDigest
+    instance_keys: Keys
+
+
+class UpdateName(Struct, tag=12):
+    """Bind another service file to the name, or none (empty)."""
+
+    name: NameText
+    service_file_hash: OptionalDigest
+
+
+class AddInstance(Struct, tag=13):
+    """Let the instance that holds `key` serve under the name."""
+
+    name: NameText
+    key: Key
+
+
+class RemoveInstance(Struct, tag=14):
+    """Take that right away."""
+
+    name: NameText
+    key: Key
+
+
+class TransferName(Struct, tag=15):
+    """Give the name to another owner. Its instance keys go: whoever holds them served the old owner."""
+
+    name: NameText
+    to: Key
+
+
+class RenewName(Struct, tag=16):
+    """Start the name's lifetime anew from this height."""
+
+    name: NameText
+
+
+class RevokeName(Struct, tag=17):
+    """Give the name up; its keys count no more from this commit on."""
+
+    name: NameText
+
+
+class AnnounceEndpoint(Struct, tag=30):
+    """A validator says where its client API is."""
+
+    api_url: Annotated[str, Meta(min_length=1, max_length=API_URL_BYTES)]
+
+
+Operation: TypeAlias = (
+    Transfer
+    | OpenLane
+    | CloseLane
+    | Preorder
+    | Register
+    | UpdateName
+    | AddInstance
+    | RemoveInstance
+    | TransferName
+    | RenewName
+    | RevokeName
+    | AnnounceEndpoint
+)
+
+OPERATIONS: Final[tuple[type[Operation], ...]] = (
+    Transfer,
+    OpenLane,
+    CloseLane,
+    Preorder,
+    Register,
+    UpdateName,
+    AddInstance,
+    RemoveInstance,
+    TransferName,
+    RenewName,
+    RevokeName,
+    AnnounceEndpoint,
+)
+# Tag of each operation; lanes are managed by the owner only, so a lane cannot be allowed to open wider ones.
+TAGS: Final[Mapping[type, int]] = {operation: int(str(operation.__struct_config__.tag)) for operation in OPERATIONS}
+DELEGABLE_TAGS: Final = tuple(tag for kind, tag in TAGS.items() if kind not in (OpenLane, CloseLane))
+
+
+def name_commitment(name: str, salt: bytes, sender: bytes) -> bytes:
+    """What `Preorder` publishes: it binds name and sender, and hides the name behind `salt` (32 random bytes)."""
+    return tagged_hash("preorder/v1", codec.encode((name, salt, sender)))
+
+
+def _check_name(operation: Any) -> None:
+    parse_name(operation.name)
+
+
+def _check_register(operation: Register) -> None:
+    parse_name(operation.name)
+    _check_file_hash(operation.service_file_hash)
+    if len(dict.fromkeys(operation.instance_keys)) != len(operation.instance_keys):
+        raise Malformed("an instance key is named twice", name=operation.name)
+
+
+def _check_update(operation: UpdateName) -> None:
+    parse_name(operation.name)
+    _check_file_hash(operation.service_file_hash)
+
+
+def _check_file_hash(digest: bytes) -> None:
+    if len(digest) not in (0, 32):
+        raise Malformed("a service file hash has 32 bytes, or none", bytes=len(digest))
+
+
+def _check_open_lane(operation: OpenLane) -> None:
+    if list(operation.allowed) != sorted(dict.fromkeys(operation.allowed)):
+        raise Malformed("the allowed tags of a lane are ascending, each once")
+    stray = [tag for tag in operation.allowed if tag not in DELEGABLE_TAGS]
+    if stray:
+        raise Malformed("a lane cannot be allowed this operation", tag=stray[0])
+
+
+def _check_endpoint(operation: AnnounceEndpoint) -> None:
+    if not _URL.fullmatch(operation.api_url):
+        raise Malformed("an API endpoint is an http or https URL", api_url=operation.api_url[:80])
+
+
+_CHECKS: Final[Mapping[type, Callable[[Any], None]]] = {
+    OpenLane: _check_open_lane,
+    Register: _check_register,
+    UpdateName: _check_update,
+    AddInstance: _check_name,
+    RemoveInstance: _check_name,
+    TransferName: _check_name,
+    RenewName: _check_name,
+    RevokeName: _check_name,
+    AnnounceEndpoint: _check_endpoint,
+}
+
+
+def check_operation(operation: Operation) -> None:
+    """Raise Malformed or InvalidName if `operation` makes no sense in any state."""
+    check = _CHECKS.get(type(operation))
+    if check is not None:
+        check(operation)

@@ -1,0 +1,217 @@
+"""Why the ledger refuses a transaction: one class for each reason, with a stable code.
+
+Two families. `Unpaid`: the transaction may not act at all, nothing is charged, no receipt is left, and the same bytes may
+become good later (a sequence that is not yet due). `Failed`: it was entitled to act and its fee is paid, but an operation
+broke a rule; all its operations are undone and the receipt says why.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from blockcloud.primitives.errors import Rejected
+
+OK: Final = "ok"
+# The same transaction has its receipt already: not a rule broken, so not a class.
+DUPLICATE: Final = "duplicate"
+
+
+class Unpaid(Rejected):
+    """The transaction is void: nothing happens, nothing is paid."""
+
+    code = "void"
+
+
+class WrongSigner(Unpaid):
+    """The signing keys are not exactly those that may act for the sender on this lane."""
+
+    code = "wrong_signer"
+
+
+class StaleSequence(Unpaid):
+    """The lane has used this sequence already."""
+
+    code = "stale_sequence"
+    hint = "Ask for the account's sequence and sign again."
+
+
+class FutureSequence(Unpaid):
+    """The lane is not yet at this sequence: one before it is missing."""
+
+    code = "future_sequence"
+
+
+class TransactionExpired(Unpaid):
+    """The ledger is above the height up to which the transaction is valid."""
+
+    code = "expired"
+
+
+class FeeLimitTooLow(Unpaid):
+    """The fee is higher than the transaction allows."""
+
+    code = "fee_limit_too_low"
+
+
+class FeeNotPayable(Unpaid):
+    """The sender's balance, or what its lane may still spend, does not cover the fee."""
+
+    code = "fee_not_payable"
+
+
+class UnknownLane(Unpaid):
+    """The account has no open lane of this number."""
+
+    code = "unknown_lane"
+
+
+class LaneExpired(Unpaid):
+    """The lane's last height has passed."""
+
+    code = "lane_expired"
+
+
+class OperationNotAllowed(Unpaid):
+    """The lane may not carry this operation."""
+
+    code = "operation_not_allowed"
+
+
+class Failed(Rejected):
+    """An operation broke a rule; the fee is paid, and nothing else has happened."""
+
+    code = "failed"
+
+
+class InsufficientBalance(Failed):
+    """The account does not hold this amount."""
+
+    code = "insufficient_balance"
+
+
+class BelowNewKeyDeposit(Failed):
+    """The first transfer to a new account is at least the deposit for a new key."""
+
+    code = "below_new_key_deposit"
+
+
+class SpendingCapExceeded(Failed):
+    """The lane may not spend this much."""
+
+    code = "spending_cap_exceeded"
+
+
+class LaneNumberUsed(Failed):
+    """A lane gets a higher number than any lane of the account had before."""
+
+    code = "lane_number_used"
+
+
+class LaneNotOpen(Failed):
+    """There is no such lane to close."""
+
+    code = "lane_not_open"
+
+
+class LaneAlreadyOver(Failed):
+    """A lane cannot be opened with an expiry that has passed."""
+
+    code = "lane_already_over"
+
+
+class PreorderExists(Failed):
+    """The sender has this preorder already, and its window is open."""
+
+    code = "preorder_exists"
+
+
+class PreorderMissing(Failed):
+    """No preorder of the sender opens to this name and salt."""
+
+    code = "preorder_missing"
+    hint = "Preorder first, then register with the same name, salt and account."
+
+
+class PreorderTooYoung(Failed):
+    """The preorder must be some commits old before the name is revealed."""
+
+    code = "preorder_too_young"
+
+
+class PreorderTooOld(Failed):
+    """The window of the preorder has closed; preorder again."""
+
+    code = "preorder_too_old"
+
+
+class UnknownName(Failed):
+    """No such name is registered."""
+
+    code = "unknown_name"
+
+
+class NameTaken(Failed):
+    """The name is registered, or its owner may still renew it."""
+
+    code = "name_taken"
+
+
+class NameExpired(Failed):
+    """The name's lifetime is over."""
+
+    code = "name_expired"
+    hint = "In its grace period the owner may renew it; after that anybody may register it."
+
+
+class NameRevoked(Failed):
+    """The name's owner gave it up."""
+
+    code = "name_revoked"
+
+
+class NameTooDeep(Failed):
+    """The name has more labels than may be registered."""
+
+    code = "name_too_deep"
+
+
+class NameChangedAlready(Failed):
+    """A name changes at most once in a commit."""
+
+    code = "name_changed_already"
+
+
+class NotNameOwner(Failed):
+    """The sender does not own the name."""
+
+    code = "not_name_owner"
+
+
+class NotParentOwner(Failed):
+    """A name above this one is registered, and the sender does not own it."""
+
+    code = "not_parent_owner"
+
+
+class InstanceExists(Failed):
+    """The name has this instance key already."""
+
+    code = "instance_exists"
+
+
+class UnknownInstance(Failed):
+    """The name has no such instance key."""
+
+    code = "unknown_instance"
+
+
+class TooManyInstances(Failed):
+    """The name has as many instance keys as it may have."""
+
+    code = "too_many_instances"
+
+
+class NotAValidator(Failed):
+    """The sender is not a validator."""
+
+    code = "not_a_validator"

@@ -1,0 +1,41 @@
+"""Where each record stands in the state map: one letter for the kind, then what names the record.
+
+These bytes are part of the protocol: light clients ask for proofs of them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+FEES_KEY: Final = b"f"
+
+
+def account_key(public_key: bytes) -> bytes:
+    """The Account of a public key (32 bytes)."""
+    return b"a" + public_key
+
+
+def lane_key(public_key: bytes, lane: int) -> bytes:
+    """The Lane number `lane` (1 and up) of an account."""
+    return b"l" + public_key + lane.to_bytes(8)
+
+
+def name_key(name: str) -> bytes:
+    """The NameRecord of a name."""
+    return b"n" + name.encode("ascii")
+
+
+def preorder_key(commitment: bytes, sender: bytes) -> bytes:
+    """The PreorderRecord of a commitment. The sender is part of the key, so that copying somebody's commitment out of
+    the air does not get in the way of its author."""
+    return b"p" + commitment + sender
+
+
+def file_key(service_file_hash: bytes) -> bytes:
+    """The FileRecord of a service file: how many names bind it."""
+    return b"s" + service_file_hash
+
+
+def validator_key(public_key: bytes) -> bytes:
+    """The ValidatorRecord of a validator's consensus key."""
+    return b"v" + public_key

@@ -1,0 +1,86 @@
+"""Transactions: several operations of one sender under one signature, all or nothing.
+
+On the wire a transaction is (body bytes, signatures). Its id is the tagged hash of the body bytes, and the signatures
+are over those bytes, so both stand before anything else is known. Signatures come in ascending order of their keys, each
+key once: nobody can change how a transaction of another looks and keep it valid in itself. Whether those keys may act for
+the sender is decided at execution (DESIGN section 4).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+from blockcloud.primitives import codec
+from blockcloud.primitives.codec import Struct
+from blockcloud.primitives.errors import Malformed
+from blockcloud.primitives.hashes import tagged_hash
+from blockcloud.primitives.keys import SigningKey, verify
+from blockcloud.primitives.limits import TRANSACTION_BYTES, TRANSACTION_OPERATIONS, TRANSACTION_SIGNATURES
+from blockcloud.service_chain.operations import Amount, Digest, Key, Number, Operation, check_operation
+
+DOMAIN: Final = "transaction/v1"
+
+
+class TransactionBody(Struct):
+    """What is signed. `sequence` is the lane's next one; the transaction is void above height `valid_until`; its fee is
+    at most `fee_limit` micro-BLOC."""
+
+    chain_id: Digest
+    sender: Key
+    lane: Number
+    sequence: Number
+    valid_until: Number
+    fee_limit: Amount
+    operations: Annotated[tuple[Operation, ...], Meta(min_length=1, max_length=TRANSACTION_OPERATIONS)]
+
+
+class WireTransaction(Struct):
+    """A transaction as it travels: body bytes, and (key, signature) pairs in ascending order of the keys."""
+
+    body: bytes
+    signatures: Annotated[
+        tuple[tuple[Key, Annotated[bytes, Meta(min_length=64, max_length=64)]], ...],
+        Meta(min_length=1, max_length=TRANSACTION_SIGNATURES),
+    ]
+
+
+class Transaction(msgspec.Struct, frozen=True, eq=False):
+    """A parsed transaction. Two are the same if their `id` is; `signers` are the keys of the signatures."""
+
+    id: bytes
+    body: TransactionBody
+    body_bytes: bytes
+    signatures: tuple[tuple[bytes, bytes], ...]
+    signers: tuple[bytes, ...]
+    raw: bytes
+
+
+def parse_transaction(raw: bytes) -> Transaction:
+    """Decode a transaction and check all that needs neither its chain, nor its signatures' verification, nor the state.
+
+    Raises Oversized, Malformed, NonCanonical or InvalidName.
+    """
+    wire = codec.decode(raw, WireTransaction, limit=TRANSACTION_BYTES)
+    body = codec.decode(wire.body, TransactionBody, limit=TRANSACTION_BYTES)
+    signers = tuple([key for key, _ in wire.signatures])
+    if any(first >= second for first, second in zip(signers, signers[1:], strict=False)):
+        raise Malformed("signatures are not in ascending order of their keys, each key once")
+    for operation in body.operations:
+        check_operation(operation)
+    return Transaction(tagged_hash(DOMAIN, wire.body), body, wire.body, wire.signatures, signers, raw)
+
+
+def verify_signatures(transaction: Transaction) -> None:
+    """Raise BadSignature unless each key signed the body. Says nothing about whether the keys may act for the sender."""
+    for key, signature in transaction.signatures:
+        verify(key, DOMAIN, transaction.body_bytes, signature)
+
+
+def sign_transaction(body: TransactionBody, *keys: SigningKey) -> bytes:
+    """The wire bytes of `body`, signed by each of `keys`."""
+    body_bytes = codec.encode(body)
+    signatures = sorted((key.public, key.sign(DOMAIN, body_bytes)) for key in keys)
+    return codec.encode(WireTransaction(body_bytes, tuple(signatures)))

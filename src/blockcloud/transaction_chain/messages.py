@@ -1,0 +1,90 @@
+"""What validators send one another: a tagged union of canonical msgpack arrays.
+
+Each bound is part of the type, so it holds before memory is taken for what it bounds. A message says nothing about who
+sent it: that is the link's business. Blocks travel as raw bytes, because their digests are over the received bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias, cast
+
+from msgspec import Meta
+
+from blockcloud.primitives import codec
+from blockcloud.primitives.certificates import SignedStatement
+from blockcloud.primitives.codec import Struct
+from blockcloud.primitives.errors import Malformed
+from blockcloud.primitives.limits import (
+    BLOCK_BYTES,
+    COMMIT_RANGE,
+    COMMITTEE_MEMBERS,
+    FETCH_REFERENCES,
+    FRAME_BYTES,
+)
+from blockcloud.transaction_chain.block import BlockReference
+
+ANSWER_BLOCKS = COMMIT_RANGE * COMMITTEE_MEMBERS
+# Blocks in one answer, leaving room for the array around them.
+ANSWER_BYTES = FRAME_BYTES - 64 * 1024
+
+RawBlock: TypeAlias = Annotated[bytes, Meta(min_length=1, max_length=BLOCK_BYTES)]
+
+
+class BlockMessage(Struct, frozen=True, tag=1):
+    """A new block of the sender."""
+
+    raw: RawBlock
+
+
+class FetchBlocks(Struct, frozen=True, tag=2):
+    """Please send these blocks; answered by `Blocks` with those that are known, parents' order not promised."""
+
+    references: Annotated[tuple[BlockReference, ...], Meta(min_length=1, max_length=FETCH_REFERENCES)]
+
+
+class FetchLevels(Struct, frozen=True, tag=3):
+    """Please send the blocks of levels `first` to `last`, both included; answered by `Blocks`, lowest level first.
+
+    An answer may stop early to fit into a frame; the asker goes on from where it stopped.
+    """
+
+    first: int
+    last: int
+
+
+class Blocks(Struct, frozen=True, tag=4):
+    """The answer to a fetch; empty if nothing of it is known."""
+
+    raws: Annotated[tuple[RawBlock, ...], Meta(max_length=ANSWER_BLOCKS)]
+
+
+class Statement(Struct, frozen=True, tag=5):
+    """A signed statement that travels alone, when no block would carry it soon."""
+
+    signed: SignedStatement
+
+
+class Routing(Struct, frozen=True, tag=6):
+    """Layer 3 between validators; opaque here."""
+
+    data: Annotated[bytes, Meta(max_length=FRAME_BYTES)]
+
+
+class Ping(Struct, frozen=True, tag=7):
+    """The link is alive."""
+
+
+Message: TypeAlias = BlockMessage | FetchBlocks | FetchLevels | Blocks | Statement | Routing | Ping
+
+
+def encode_message(message: Message) -> bytes:
+    """The bytes of one frame."""
+    return codec.encode(message)
+
+
+def decode_message(data: bytes) -> Message:
+    """The message in a frame. Raises Oversized, Malformed or NonCanonical."""
+    message = codec.decode(data, cast("type[Message]", Message), limit=FRAME_BYTES)
+    if isinstance(message, FetchLevels) and not 0 < message.first <= message.last < message.first + COMMIT_RANGE:
+        raise Malformed("a range of levels is ascending and not longer than the limit", limit=COMMIT_RANGE)
+    return message

@@ -1,0 +1,320 @@
+"""Validator links over real sockets and TLS, on both event loops: who gets in, who stays out, and who holds up whom."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+import pytest
+import uvloop
+
+from blockcloud.node import network as network_module
+from blockcloud.node.link import HANDSHAKE_FRAME_BYTES, Link
+from blockcloud.node.network import PURPOSE, MemberAddress, Network
+from blockcloud.primitives.errors import Malformed, Unreachable, WrongKey
+from blockcloud.primitives.keys import SigningKey
+from blockcloud.primitives.limits import FRAME_BYTES
+from blockcloud.service_access.handshake import RANDOMNESS_BYTES, Initiator, Responder
+from blockcloud.service_access.tls import client_context, peer_certificate_hash, server_context
+
+CHAIN = b"c" * 32
+KEYS = [SigningKey(bytes([number]) * 32) for number in range(4)]
+STRANGER = SigningKey(b"s" * 32)
+
+Scenario = Callable[[], Coroutine[None, None, None]]
+
+
+@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Callable[[Scenario], None]:
+    def start(scenario: Scenario) -> None:
+        with asyncio.Runner(loop_factory=request.param) as runner:
+            runner.run(asyncio.wait_for(scenario(), 30))
+
+    return start
+
+
+@dataclass
+class Node:
+    """One network and what it reported."""
+
+    network: Network
+    port: int = 0
+    frames: list[tuple[int, bytes]] = field(default_factory=list)
+    up: list[int] = field(default_factory=list)
+    down: list[int] = field(default_factory=list)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+async def start(index: int, members: list[MemberAddress], key: SigningKey | None = None, chain: bytes = CHAIN) -> Node:
+    up: list[int] = []
+    down: list[int] = []
+    frames: list[tuple[int, bytes]] = []
+    network = Network(
+        chain_id=chain,
+        key=key or KEYS[index],
+        own=index,
+        members=members,
+        on_frame=lambda peer, data: frames.append((peer, data)),
+        on_connected=up.append,
+        on_lost=down.append,
+    )
+    node = Node(network, frames=frames, up=up, down=down)
+    node.port = await network.start(members[index].host, members[index].port)
+    return node
+
+
+@asynccontextmanager
+async def cluster(count: int) -> AsyncIterator[tuple[list[Node], list[MemberAddress]]]:
+    members = [MemberAddress(KEYS[i].public, "127.0.0.1", port) for i, port in enumerate(free_ports(count))]
+    nodes = [await start(i, members) for i in range(count)]
+    try:
+        await until(lambda: all(len(node.network.connected()) == count - 1 for node in nodes))
+        yield nodes, members
+    finally:
+        for node in nodes:
+            await node.network.close()
+
+
+async def dial(
+    member: MemberAddress, key: SigningKey, *, chain: bytes = CHAIN, expected: bytes | None = None
+) -> tuple[Link, asyncio.Transport]:
+    """A hand-made dialler, up to and including the listener's acceptance."""
+    loop = asyncio.get_running_loop()
+    link = Link(loop)
+    transport, _ = await loop.create_connection(
+        lambda: link, member.host, member.port, ssl=client_context(), server_hostname=""
+    )
+    initiator = Initiator(
+        key=key,
+        purpose=PURPOSE,
+        target=chain.hex(),
+        expected=(expected or member.key,),
+        randomness=os.urandom(RANDOMNESS_BYTES),
+    )
+    try:
+        link.send(initiator.hello())
+        reply = await link.next_frame()
+        link.send(initiator.receive(reply, peer_certificate_hash(transport.get_extra_info("ssl_object"))))
+        assert await link.next_frame() == b""
+    except BaseException:
+        link.abort()
+        raise
+    return link, transport
+
+
+def test_every_pair_has_one_link_that_carries_frames_of_all_sizes(run: Callable[[Scenario], None]) -> None:
+    async def scenario() -> None:
+        async with cluster(4) as (nodes, _):
+            big = os.urandom(FRAME_BYTES)
+            for index, node in enumerate(nodes):
+                node.network.broadcast(b"hello from %d" % index)
+            nodes[0].network.send(3, big)
+            nodes[3].network.send(0, big)
+            await until(lambda: sum(len(node.frames) for node in nodes) == 14)
+            for index, node in enumerate(nodes):
+                assert sorted(node.up) == [peer for peer in range(4) if peer != index]
+                small = sorted((peer, data) for peer, data in node.frames if len(data) < 100)
+                assert small == [(peer, b"hello from %d" % peer) for peer in range(4) if peer != index]
+            assert nodes[0].frames[-1] == (3, big)
+            assert nodes[3].frames[-1] == (0, big)
+
+    run(scenario)
+
+
+def test_a_member_that_comes_back_is_linked_again(run: Callable[[Scenario], None]) -> None:
+    async def scenario() -> None:
+        async with cluster(3) as (nodes, members):
+            await nodes[1].network.close()
+            await until(lambda: nodes[0].down == [1] and nodes[2].down == [1])
+            nodes[1] = await start(1, members)
+            await until(lambda: len(nodes[1].network.connected()) == 2)
+            await until(lambda: nodes[0].up.count(1) == 2 and nodes[2].up.count(1) == 2)
+            nodes[1].network.broadcast(b"again")
+            await until(lambda: (1, b"again") in nodes[0].frames and (1, b"again") in nodes[2].frames)
+
+    run(scenario)
+
+
+def test_garbage_on_the_port_is_counted_and_closed(run: Callable[[Scenario], None]) -> None:
+    async def scenario() -> None:
+        async with cluster(2) as (nodes, members):
+            for garbage in (b"GET / HTTP/1.1\r\n\r\n", os.urandom(5_000), b"\x16\x03\x01\xff\xff" + bytes(70_000)):
+                reader, writer = await asyncio.open_connection("127.0.0.1", members[0].port)
+                writer.write(garbage)
+                with pytest.MonkeyPatch.context():
+                    try:
+                        while await reader.read(65_536):
+                            pass
+                    except ConnectionError:
+                        pass
+                writer.close()
+            # Proper TLS, then garbage in place of a handshake, then a frame that claims to be huge.
+            for first, code in ((b"\x00\x00\x00\x05nope!", "malformed"), (b"\xff\xff\xff\xff", "frame_too_large")):
+                reader, writer = await asyncio.open_connection("127.0.0.1", members[0].port, ssl=client_context())
+                writer.write(first)
+                assert await reader.read() == b""
+                writer.close()
+                await until(lambda code=code: nodes[0].network.refused[code] == 1)
+            assert nodes[0].network.refused["tls"] >= 2
+            assert nodes[0].down == []
+            nodes[1].network.broadcast(b"still here")
+            await until(lambda: nodes[0].frames == [(1, b"still here")])
+
+    run(scenario)
+
+
+def test_strangers_other_chains_and_the_wrong_direction_are_refused(run: Callable[[Scenario], None]) -> None:
+    async def scenario() -> None:
+        async with cluster(3) as (nodes, members):
+            for key, chain in ((STRANGER, CHAIN), (KEYS[0], b"d" * 32), (KEYS[2], CHAIN), (KEYS[1], CHAIN)):
+                with pytest.raises(Unreachable):
+                    await dial(members[1], key, chain=chain)
+            await until(lambda: nodes[1].network.refused == {"not_a_member": 3, "unknown_target": 1})
+            with pytest.raises(WrongKey):
+                await dial(members[1], KEYS[0], expected=members[2].key)
+            assert all(node.down == [] for node in nodes)
+
+    run(scenario)
+
+
+def test_a_member_with_another_key_is_not_linked(run: Callable[[Scenario], None]) -> None:
+    async def scenario() -> None:
+        members = [MemberAddress(KEYS[i].public, "127.0.0.1", port) for i, port in enumerate(free_ports(2))]
+        impostor = await start(1, members, key=STRANGER)
+        honest = await start(0, members)
+        await until(lambda: honest.network.peers[1].faults["wrong_key"] >= 2)
+        assert honest.up == impostor.up == []
+        await honest.network.close()
+        await impostor.network.close()
+
+    run(scenario)
+
+
+def test_an_impostor_in_the_middle_is_found_out_by_the_certificate(run: Callable[[Scenario], None]) -> None:
+    async def scenario() -> None:
+        context, _ = server_context()
+        _, real_hash = server_context()
+        done = asyncio.Event()
+
+        async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            # It has the real validator sign whatever it is asked to, as a relay would.
+            responder = Responder(
+                keys=lambda _: KEYS[1], purpose=PURPOSE, certificate_hash=real_hash, randomness=bytes(64)
+            )
+            size = int.from_bytes(await reader.readexactly(4), "big")
+            reply = responder.receive_hello(await reader.readexactly(size))
+            writer.write(len(reply).to_bytes(4, "big") + reply)
+            assert await reader.read() == b""
+            writer.close()
+            done.set()
+
+        server = await asyncio.start_server(relay, "127.0.0.1", 0, ssl=context)
+        port = server.sockets[0].getsockname()[1]
+        members = [MemberAddress(KEYS[0].public, "127.0.0.1", 0), MemberAddress(KEYS[1].public, "127.0.0.1", port)]
+        victim = await start(0, members)
+        await done.wait()
+        await until(lambda: victim.network.peers[1].faults["bad_signature"])
+        assert victim.up == []
+        await victim.network.close()
+        server.close()
+
+    run(scenario)
+
+
+def test_a_peer_that_does_not_read_loses_its_link_and_stalls_nobody(
+    run: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network_module, "PEER_QUEUE_BYTES", 2 * 1024 * 1024)
+
+    async def scenario() -> None:
+        async with cluster(3) as (nodes, members):
+            await nodes[0].network.close()
+            await until(lambda: nodes[2].down == [0])
+            slow, transport = await dial(members[2], KEYS[0])
+            await until(lambda: nodes[2].up.count(0) == 2)
+            transport.pause_reading()
+            frame = bytes(256 * 1024)
+            for number in range(200):
+                nodes[2].network.broadcast(frame)
+                await until(lambda number=number: len(nodes[1].frames) == number + 1)
+                if nodes[2].network.peers[0].dropped_slow:
+                    break
+            assert nodes[2].network.peers[0].dropped_slow == 1
+            await until(lambda: nodes[2].down == [0, 0])
+            assert nodes[2].network.connected() == [1]
+            slow.abort()
+
+    run(scenario)
+
+
+def test_a_peer_that_breaks_a_rule_is_counted_and_rests(run: Callable[[Scenario], None]) -> None:
+    async def scenario() -> None:
+        async with cluster(2) as (nodes, members):
+            await nodes[0].network.close()
+            await until(lambda: nodes[1].down == [0])
+            link, transport = await dial(members[1], KEYS[0])
+            transport.write((FRAME_BYTES + 1).to_bytes(4, "big"))
+            await until(lambda: nodes[1].network.peers[0].faults == {"frame_too_large": 1})
+            await link.closed.wait()
+            assert nodes[1].down == [0, 0]
+            with pytest.raises(Unreachable):
+                await dial(members[1], KEYS[0])
+            assert nodes[1].network.refused["resting"] == 1
+            nodes[1].network.fault(0, Malformed("no message"))
+            assert nodes[1].network.peers[0].faults.total() == 2
+            loop = asyncio.get_running_loop()
+            assert 1.0 < nodes[1].network.peers[0].rests_until - loop.time() <= 2.0
+
+    run(scenario)
+
+
+def test_half_open_connections_are_limited_and_time_out(
+    run: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network_module, "HALF_OPEN_LINKS", 3)
+    monkeypatch.setattr(network_module, "HANDSHAKE_SECONDS", 0.3)
+
+    async def scenario() -> None:
+        members = [MemberAddress(KEYS[i].public, "127.0.0.1", port) for i, port in enumerate(free_ports(2))]
+        node = await start(1, members)
+        connections = [await asyncio.open_connection("127.0.0.1", node.port) for _ in range(5)]
+        await until(lambda: node.network.refused["half_open_limit"] == 2)
+        await until(lambda: node.network.refused.total() == 5)
+        for _, writer in connections:
+            writer.close()
+        link, _ = await dial(members[1], KEYS[0])
+        await until(partial(node.network.connected))
+        link.abort()
+        await node.network.close()
+
+    run(scenario)
+
+
+def test_the_handshake_takes_small_frames_only(run: Callable[[Scenario], None]) -> None:
+    async def scenario() -> None:
+        async with cluster(2) as (nodes, members):
+            reader, writer = await asyncio.open_connection("127.0.0.1", members[1].port, ssl=client_context())
+            writer.write((HANDSHAKE_FRAME_BYTES + 1).to_bytes(4, "big"))
+            assert await reader.read() == b""
+            writer.close()
+            assert nodes[1].network.refused == {"frame_too_large": 1}
+
+    run(scenario)

@@ -97,7 +97,11 @@ def test_errors_are_typed(tmp_path: Path) -> None:
     with pytest.raises(StorageFault):
         RocksStore(tmp_path / "data")  # one process, one store
     store.close()
-    for use in (lambda: store.get("meta", b""), lambda: list(store.scan("meta", b"")), lambda: store.write(bad, sync=True)):
+    for use in (
+        lambda: store.get("meta", b""),
+        lambda: list(store.scan("meta", b"")),
+        lambda: store.write(bad, sync=True),
+    ):
         with pytest.raises(StorageFault):
             use()
     (tmp_path / "file").write_bytes(b"")

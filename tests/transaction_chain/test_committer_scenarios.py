@@ -12,7 +12,7 @@ from random import Random
 import pytest
 
 from blockcloud.simulation.dag_builder import BEACON, BlockName, DagBuilder
-from blockcloud.simulation.dag_fuzzer import closure
+from blockcloud.simulation.dag_drawing import closure
 from blockcloud.transaction_chain.block import Block
 from blockcloud.transaction_chain.committer import Committer, Decision, SlotStatus
 from blockcloud.transaction_chain.leaders import LeaderSchedule

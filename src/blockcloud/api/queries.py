@@ -19,11 +19,36 @@ HIGHEST = 2**53
 def query_routes(validator: Validator) -> APIRouter:
     """The routes over `validator`."""
     router = APIRouter(prefix="/v1", tags=["ledger"])
-    chain = validator.chain
+    _add_network(router, validator)
+    _add_accounts_and_names(router, validator)
+    _add_proofs(router, validator)
+    return router
 
+
+def _add_network(router: APIRouter, validator: Validator) -> None:
     @router.get("/status", summary="Height, level, checkpoint, committee, peers, health")
     async def status(request: Request) -> Response:
         return answer(request, validator.status())
+
+    @router.get("/committee/{era}", summary="The committee of an era")
+    async def committee(request: Request, era: int) -> Response:
+        if era != 0:
+            raise NotFound("the committee of this era is not known", era=era)
+        members = validator.committee.members
+        return answer(
+            request,
+            {
+                "era": era,
+                "quorum": validator.committee.quorum,
+                "members": [
+                    {"key": m.key.hex(), "address": format_address(m.key), "bond_micro_bloc": m.bond} for m in members
+                ],
+            },
+        )
+
+
+def _add_accounts_and_names(router: APIRouter, validator: Validator) -> None:
+    chain = validator.chain
 
     @router.get("/accounts/{address}", summary="Balance and next sequence of an account")
     async def account(request: Request, address: str) -> Response:
@@ -46,6 +71,8 @@ def query_routes(validator: Validator) -> APIRouter:
             [{"height": height, "record": name_view(record) if record else None} for height, record in entries],
         )
 
+
+def _add_proofs(router: APIRouter, validator: Validator) -> None:
     @router.get("/proof", summary="A state value, or its absence, with proof and certificate")
     async def proof(request: Request) -> Response:
         """Query: `key=` in hexadecimal, `height=` of a certified checkpoint. As msgpack: the raw canonical bytes."""
@@ -83,21 +110,3 @@ def query_routes(validator: Validator) -> APIRouter:
                 "certificate": codec.encode(certificate).hex(),
             },
         )
-
-    @router.get("/committee/{era}", summary="The committee of an era")
-    async def committee(request: Request, era: int) -> Response:
-        if era != 0:
-            raise NotFound("the committee of this era is not known", era=era)
-        members = validator.committee.members
-        return answer(
-            request,
-            {
-                "era": era,
-                "quorum": validator.committee.quorum,
-                "members": [
-                    {"key": m.key.hex(), "address": format_address(m.key), "bond_micro_bloc": m.bond} for m in members
-                ],
-            },
-        )
-
-    return router

@@ -7,6 +7,6 @@ import sys
 
 def main() -> None:
     """Entry point of the `blockcloud` command."""
-    from blockcloud.cli.app import run  # noqa: PLC0415  the import of typer is most of the start-up time
+    from blockcloud.cli.app import run
 
     sys.exit(run(sys.argv[1:]))

@@ -58,7 +58,7 @@ def hoist(arguments: list[str]) -> list[str]:
         if argument == "--":
             rest += arguments[position:]
             break
-        if argument in GLOBAL_FLAGS or argument.partition("=")[0] in GLOBAL_OPTIONS and "=" in argument:
+        if argument in GLOBAL_FLAGS or (argument.partition("=")[0] in GLOBAL_OPTIONS and "=" in argument):
             front.append(argument)
         elif argument in GLOBAL_OPTIONS:
             front += arguments[position : position + 2]

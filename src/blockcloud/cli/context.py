@@ -45,7 +45,7 @@ def home_folder() -> Path:
 
 def load_genesis() -> Genesis:
     """The genesis of the home folder. Raises BadConfiguration with what to do."""
-    from blockcloud.service_chain.genesis import Genesis  # noqa: PLC0415  not needed by every command
+    from blockcloud.service_chain.genesis import Genesis
 
     path = home_folder() / "genesis.json"
     try:

@@ -25,7 +25,7 @@ def up(
     detach: Annotated[bool, typer.Option("--detach", help="Return once it runs, and leave it running.")] = False,
 ) -> None:
     """Start a devnet, a new one or the one that the folder holds, and wait for its first commit."""
-    from blockcloud.node import devnet as network  # noqa: PLC0415  RocksDB and numpy are slow to import
+    from blockcloud.node import devnet as network
 
     folder = folder.absolute()
     exists = (folder / network.DEVNET_FILE).exists()
@@ -52,7 +52,7 @@ def up(
 @app.command()
 def down(folder: Folder) -> None:
     """Stop the validators of a devnet. Its ledger stays; `up` continues it."""
-    from blockcloud.node import devnet as network  # noqa: PLC0415
+    from blockcloud.node import devnet as network
 
     folder = folder.absolute()
     stopped = network.stop_devnet(folder, network.read_devnet(folder))

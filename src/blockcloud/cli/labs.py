@@ -23,10 +23,10 @@ bench = typer.Typer(no_args_is_help=True, help="Measure this machine, each figur
 
 def demo(
     seconds: Annotated[float, typer.Option(help="Length of the download, at the least.")] = 12,
-    folder: Annotated[Path | None, typer.Option("--dir", help="Keep everything here; default: a temporary folder.")] = None,
+    folder: Annotated[Path | None, typer.Option("--dir", help="Keep everything in this folder.")] = None,
 ) -> None:
     """Show the whole promise on this machine: four validators, a service that moves, and adversaries."""
-    from blockcloud.cli.demo.scenario import run_demo  # noqa: PLC0415  imports the whole house
+    from blockcloud.cli.demo.scenario import run_demo
 
     report = run_demo(seconds=seconds, folder=folder, quiet=options.as_json)
     if options.as_json:
@@ -41,7 +41,7 @@ def sim(
     seconds: Annotated[float, typer.Option(help="Simulated seconds.")] = 10,
 ) -> None:
     """Run the production consensus core under a simulated clock, network and disk with faults."""
-    from blockcloud.simulation.network import run  # noqa: PLC0415
+    from blockcloud.simulation.network import run
 
     result = run(seed, validators=validators, seconds=seconds)
     show(result, as_json=options.as_json)
@@ -59,7 +59,7 @@ def bench_ledger(
     idle_seconds: Annotated[float, typer.Option(help="Length of the idle measurement.")] = 20,
 ) -> None:
     """Transfers a second through four validator processes, at the peak and at twice the peak."""
-    from blockcloud.bench.ledger import run  # noqa: PLC0415
+    from blockcloud.bench.ledger import run
 
     report = run(
         seconds=seconds,
@@ -77,8 +77,8 @@ def bench_state(
     batch: Annotated[int, typer.Option(help="Updates in a batch.")] = 500,
 ) -> None:
     """Processor time of an update of the authenticated state: the tree alone, and everything written."""
-    from blockcloud.bench.state import run  # noqa: PLC0415
-    from blockcloud.node.storage import RocksStore  # noqa: PLC0415
+    from blockcloud.bench.state import run
+    from blockcloud.node.storage import RocksStore
 
     show(run(keys=keys, batch=batch, store_factory=RocksStore), as_json=options.as_json)
 
@@ -86,6 +86,6 @@ def bench_state(
 @bench.command("sal")
 def bench_sal() -> None:
     """Sessions by name against plain TLS: connecting, bulk, and the gap when a side moves."""
-    from blockcloud.bench.sal import run  # noqa: PLC0415
+    from blockcloud.bench.sal import run
 
     show(run(), as_json=options.as_json)

@@ -17,6 +17,6 @@ def node() -> None:
 @app.command()
 def run() -> None:
     """Run the validator of the home folder (--home) until SIGTERM or Ctrl-C."""
-    from blockcloud.api.process import run_node  # noqa: PLC0415  FastAPI and RocksDB are slow to import
+    from blockcloud.api.process import run_node
 
     run_node(home_folder().absolute())

@@ -109,7 +109,7 @@ _COMMENTS: Final = {
     "link_host": "# Where other validators reach this one (TLS, only keys of the committee get in).",
     "link_port": "# Port of the validators' links.",
     "genesis_file": "# The genesis of the chain: the same file at every node.",
-    "key_file": "# The validator's private key: PKCS#8 PEM, readable by its owner only. Never back it up with the data.",
+    "key_file": "# The validator's private key: PKCS#8 PEM, readable by its owner only. Keep it out of backups.",
     "data_dir": "# The ledger and the state (RocksDB).",
     "control_socket": "# Unix socket for the administration of this node.",
     "verify_threads": "# Threads that verify signatures; 0 chooses by the number of cores.",

@@ -1,8 +1,7 @@
 """A development network: N validator processes on loopback with their own genesis, keys and funded accounts.
 
-Layout of its folder: `devnet.json` (what outside scripts read), `genesis.json`, `accounts/NAME.pem`, and one home folder
-for each validator (`node0`, `node1`, ...) as `reference/parameters.md` describes it. Validator i listens from
-base + 20 i on.
+Its folder holds `devnet.json` (what outside scripts read), `genesis.json`, `accounts/NAME.pem`, and a home folder for
+each validator (`node0` and so on) as `reference/parameters.md` describes it. Validator i listens from base + 20 i on.
 """
 
 from __future__ import annotations
@@ -111,7 +110,9 @@ def read_devnet(folder: Path) -> Devnet:
     try:
         return msgspec.json.decode((folder / DEVNET_FILE).read_bytes(), type=Devnet)
     except OSError:
-        raise BadConfiguration("no devnet in this folder; start one with `blockcloud devnet up`", folder=str(folder)) from None
+        raise BadConfiguration(
+            "no devnet in this folder; start one with `blockcloud devnet up`", folder=str(folder)
+        ) from None
     except msgspec.DecodeError as error:
         raise BadConfiguration(f"{DEVNET_FILE} cannot be read: {error}", folder=str(folder)) from None
 
@@ -127,7 +128,7 @@ def start_validator(validator: Validator) -> subprocess.Popen[bytes]:
     """Start one validator process of its own session, its log in `node.log`; the caller records the pid."""
     home = Path(validator.home)
     with (home / "node.log").open("ab") as log:
-        process = subprocess.Popen(  # noqa: S603  our own interpreter and module
+        process = subprocess.Popen(
             [sys.executable, "-m", "blockcloud", "node", "run", "--home", str(home)],
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -292,3 +293,10 @@ def _bound(port: int) -> socket.socket:
 def as_report(devnet: Devnet) -> dict[str, Any]:
     """The devnet as a plain object."""
     return dict(msgspec.to_builtins(devnet))
+
+
+def free_port() -> int:
+    """A port of HOST that nobody uses at the moment."""
+    with _bound(0) as listener:
+        port: int = listener.getsockname()[1]
+    return port

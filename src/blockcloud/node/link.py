@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 
 from blockcloud.primitives.errors import Oversized, PeerFault, Unreachable
 from blockcloud.primitives.limits import FRAME_BYTES
@@ -90,8 +90,7 @@ class Link(asyncio.Protocol):
     # For asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's does not inherit from it
 
     def data_received(self, data: bytes) -> None:
         self.heard_at = self._loop.time()
@@ -112,7 +111,7 @@ class Link(asyncio.Protocol):
             self._on_end(self._fault)
 
     def _cut(self) -> None:
-        """Take whole frames off the buffer: in the handshake only one that is waited for, as limits change behind it."""
+        """Take whole frames off the buffer; in the handshake only one that is waited for: limits change behind it."""
         buffer = self._buffer
         while len(buffer) >= LENGTH_BYTES and self._fault is None:
             on_frame, waiter = self._on_frame, self._waiter

@@ -6,16 +6,16 @@ transcript that covers the TLS certificate, and each accepts only the committee 
 length, big-endian, and that many bytes of message; the length is checked before anything is kept. An empty frame
 says "still here".
 
-What goes wrong stays with the peer it belongs to: a link that cannot take its frames fast enough is dropped (its peer fetches
-later what it missed), a peer whose message breaks a rule is counted and its link rests for a growing time, and whoever
-connects without being a member is counted and closed. DESIGN sections 3.5 and 11.
+What goes wrong stays with the peer it belongs to: a link that cannot take its frames fast enough is dropped (its peer
+fetches later what it missed), a peer whose message breaks a rule is counted and its link rests for a growing time, and
+whoever connects without being a member is counted and closed. DESIGN sections 3.5 and 11.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
+import socket
 import ssl
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
@@ -33,6 +33,7 @@ from blockcloud.service_access.tls import client_context, peer_certificate_hash,
 
 PURPOSE: Final = "validator-link"
 HALF_OPEN_LINKS: Final = 64  # connections that have not yet authenticated
+ACCEPT_PAUSE_S: Final = 0.1
 REDIAL_MIN_S: Final = 0.05
 REDIAL_MAX_S: Final = 5.0
 REST_MIN_S: Final = 1.0  # after a fault; doubles with each further one
@@ -97,38 +98,39 @@ class Network:
         self.peers = {i: Peer(i, member) for i, member in enumerate(members) if i != own}
         self._by_key = {peer.address.key: peer.index for peer in self.peers.values()}
         self._loop = asyncio.get_running_loop()
-        self._server: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._half_open: set[asyncio.BaseTransport] = set()
-        self._closed = False
+        self._half_open = 0
         self.refused: Counter[str] = Counter()  # strangers and garbage, by code
 
     async def start(self, host: str, port: int) -> int:
         """Listen and start to dial; gives the port. Raises Unreachable if the address is taken."""
         try:
-            self._server = await self._loop.create_server(lambda: _Door(self), host, port)
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            listener = socket.create_server((host, port), family=family, backlog=HALF_OPEN_LINKS)
         except OSError as error:
             raise Unreachable(f"cannot listen for validators: {error.strerror}", host=host, port=port) from None
+        listener.setblocking(False)
+        self._listener = listener
+        self._spawn(self._keep_answering(listener))
         for peer in self.peers.values():
             if self._own < peer.index:
                 self._spawn(self._keep_dialling(peer))
         self._spawn(self._keep_alive())
-        bound: int = self._server.sockets[0].getsockname()[1]
+        bound: int = listener.getsockname()[1]
         return bound
 
     async def close(self) -> None:
         """Stop listening and dialling, drop all links."""
-        self._closed = True
-        if self._server is not None:
-            self._server.close()
         for task in list(self._tasks):
             task.cancel()
-        for transport in list(self._half_open):
-            _abort(transport)
-        for peer in self.peers.values():
-            if peer.link is not None:
-                peer.link.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._listener is not None:
+            self._listener.close()
+        for peer in self.peers.values():
+            if (link := peer.link) is not None:
+                link.close()
+                self._down(peer, link)
 
     def send(self, index: int, data: bytes) -> bool:
         """Queue one message for a peer; False if there is no link, or it was too slow and is dropped now."""
@@ -275,41 +277,40 @@ class Network:
 
     # Answering
 
-    def _knocked(self, transport: asyncio.Transport) -> None:
-        if self._closed or len(self._half_open) >= HALF_OPEN_LINKS:
-            self.refused["half_open_limit"] += 1
-            transport.abort()
-            return
-        transport.pause_reading()  # until TLS reads
-        self._half_open.add(transport)
-        self._spawn(self._answer(transport))
+    async def _keep_answering(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = await self._loop.sock_accept(listener)
+            except OSError as error:  # too many open files, or the caller is gone already
+                log.warning("accept_failed", error=error)
+                await asyncio.sleep(ACCEPT_PAUSE_S)
+                continue
+            if self._half_open >= HALF_OPEN_LINKS:
+                self.refused["half_open_limit"] += 1
+                connection.close()
+            else:
+                self._half_open += 1
+                self._spawn(self._answer(connection))
 
-    async def _answer(self, transport: asyncio.Transport) -> None:
+    async def _answer(self, connection: socket.socket) -> None:
         link = Link(self._loop)
         try:
             async with asyncio.timeout(HANDSHAKE_SECONDS):
-                upgraded = await self._loop.start_tls(
-                    transport, link, self._server_context, server_side=True, ssl_handshake_timeout=HANDSHAKE_SECONDS
-                )
-                if upgraded is None:
-                    raise Unreachable("the connection was closed during the TLS handshake")
-                link.connection_made(upgraded)
+                await self._loop.connect_accepted_socket(lambda: link, connection, ssl=self._server_context)
                 peer = await self._identify(link)
         except (OSError, TimeoutError, BlockCloudError) as error:
             code = error.code if isinstance(error, BlockCloudError) else "tls" if _is_tls(error) else TimedOut.code
             self.refused[code] += 1
             log.info("link_refused", code=code)
             link.abort()
-            _abort(transport)
         except BaseException:
             link.abort()
-            _abort(transport)
             raise
         else:
             link.send(b"")
             self._up(peer, link)
         finally:
-            self._half_open.discard(transport)
+            self._half_open -= 1
 
     async def _identify(self, link: Link) -> Peer:
         responder = Responder(
@@ -322,7 +323,9 @@ class Network:
         responder.receive_finish(await link.next_frame())
         index = self._by_key.get(responder.peer_key)
         if index is None or index > self._own:
-            raise NotAMember("the peer's key is not one that may dial this validator", key=responder.peer_key.hex()[:16])
+            raise NotAMember(
+                "the peer's key is not one that may dial this validator", key=responder.peer_key.hex()[:16]
+            )
         peer = self.peers[index]
         if peer.rests_until > self._loop.time():
             raise Resting("the peer broke a rule a moment ago", peer=index)
@@ -341,22 +344,5 @@ class Resting(PeerFault):
     code = "resting"
 
 
-class _Door(asyncio.Protocol):
-    """An accepted connection before TLS."""
-
-    def __init__(self, network: Network) -> None:
-        self._network = network
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._network._knocked(transport)
-
-
 def _is_tls(error: BaseException) -> bool:
     return isinstance(error, ssl.SSLError | ConnectionError)
-
-
-def _abort(transport: asyncio.BaseTransport) -> None:
-    with contextlib.suppress(OSError, RuntimeError):
-        if isinstance(transport, asyncio.WriteTransport):
-            transport.abort()

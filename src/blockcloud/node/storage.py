@@ -6,8 +6,8 @@ batch before it durable too. A torn tail of the log (kill -9, power cut) is cut 
 Facts that shaped this file (measured on rocksdict 0.3.29):
 - a live iterator keeps the database locked after `close`, so no iterator outlives the call that made it: `scan` reads
   a chunk, drops its iterator, and only then yields;
-- `write` holds the GIL, also while it syncs (about 0.2 ms here). A thread of its own would not hide a slow disk, which is why
-  the node syncs its own blocks only, and reports the time that takes.
+- `write` holds the GIL, also while it syncs (about 0.2 ms). A thread of its own would not hide a slow disk, which is
+  why the node syncs its own blocks only, and reports the time that takes.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ huge or slow peer cannot stall the others, and the order within a source is kept
 between threads costs as much as a signature and must not be paid for each.
 
 The interpreter hands the GIL to a waiting thread only after `sys.getswitchinterval()`, 5 ms by default. A verifying
-thread needs the GIL back every 54 us, so with the default it would crawl at 200 signatures a second while the loop is busy.
-`SWITCH_INTERVAL_S` is the compromise; `tune_interpreter` sets it, once, at the start of a node process.
+thread needs the GIL back every 54 us, so with the default it would crawl at 200 signatures a second while the loop is
+busy. `SWITCH_INTERVAL_S` is the compromise; `tune_interpreter` sets it, once, at the start of a node process.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ from blockcloud.transaction_chain.block import Block
 
 SWITCH_INTERVAL_S: Final = 0.000_5
 CHUNK_CHECKS: Final = 128  # signature checks that one turn of a source may take: about 8 ms
-SOURCE_BYTES: Final = 16 * 1024 * 1024  # raw blocks waiting of one source; beyond it the node stops reading from the peer
+SOURCE_BYTES: Final = (
+    16 * 1024 * 1024
+)  # raw blocks waiting of one source; beyond it the node stops reading from the peer
 
 # What became of one payload: its operations, or why it is refused.
 Verdict = int | PeerFault
@@ -77,8 +79,8 @@ class Verification:
     """The pool. All methods belong to the event loop's thread.
 
     `parse` decodes a raw block, `verify` checks its signature, `check` one payload item; all run in worker threads and
-    raise PeerFault. `deliver(peer, blocks, fault, fetched)` is called in the loop, once for each `add_blocks`, in order;
-    `failed` when a worker raised anything else, after which the node cannot go on.
+    raise PeerFault. `deliver(peer, blocks, fault, fetched)` is called in the loop, once for each `add_blocks`, in
+    order; `failed` when a worker raised anything else, after which the node cannot go on.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ of a peer costs only that peer's own quota: one that offers much and delivers no
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
@@ -43,6 +43,7 @@ from blockcloud.routing.store import Announced, Entry, InstanceKeys, RoutingTabl
 SUMMARY_SECONDS: Final = 10
 RETRY_SECONDS: Final = 2
 PRUNE_SECONDS: Final = 60
+ATTEMPTS: Final = 2  # at each holder
 UNANNOUNCED_SECONDS: Final = 30  # a claim may run ahead of this node's ledger by so much
 REFUSED_SECONDS: Final = 60
 WANTED_PER_PEER: Final = 1_024
@@ -64,7 +65,7 @@ class _Wanted:
     since_s: int
     announced: bool
     holders: dict[int, None] = field(default_factory=dict)
-    tried: dict[int, None] = field(default_factory=dict)
+    tried: dict[int, int] = field(default_factory=dict)  # holder -> how often it was asked
     asked: int | None = None
     asked_s: int = 0
 
@@ -164,7 +165,8 @@ class RoutingCore:
             old = [identifier for identifier, at in state.asked_ids.items() if at + REFUSED_SECONDS <= now_s]
             for identifier in old:
                 del state.asked_ids[identifier]
-            if state.cursor and (state.asked_page_s is None or state.asked_page_s + RETRY_SECONDS <= now_s):
+            waiting = state.asked_page_s is not None
+            if (state.cursor or waiting) and (state.asked_page_s or 0) + RETRY_SECONDS <= now_s:
                 self._ask_page(peer, state, now_s)
         self._refused = {identifier: until for identifier, until in self._refused.items() if until > now_s}
         if now_s >= self._next_summary_s:
@@ -197,10 +199,9 @@ class RoutingCore:
 
     def _summary_of(self, peer: int, state: _Peer, message: Summary, now_s: int) -> None:
         if message == self._summary():
-            state.cursor = b""
+            state.cursor, state.asked_page_s = b"", None
             return
-        recent = state.asked_page_s is not None and state.asked_page_s + RETRY_SECONDS > now_s
-        if message.count and not recent and not state.cursor:
+        if message.count and state.asked_page_s is None and not state.cursor:
             self._ask_page(peer, state, now_s)
 
     def _ask_page(self, peer: int, state: _Peer, now_s: int) -> None:
@@ -232,13 +233,13 @@ class RoutingCore:
         if self._allow(state, len(page)):
             self._outgoing.append((peer, page))
 
-    def _claims(self, peer: int, state: _Peer, entries: Iterable[Entry], now_s: int) -> int:
+    def _claims(self, peer: int, state: _Peer, entries: Sequence[Entry], now_s: int) -> int:
         """Note what `peer` says it holds; how many were looked at before its quota ended."""
+        state.entries += len(entries)
+        if state.entries > ENTRIES_PER_SECOND:
+            raise Flooding("more inventory a second than a peer may send", limit=ENTRIES_PER_SECOND)
         taken = 0
         for entry in entries:
-            state.entries += 1
-            if state.entries > ENTRIES_PER_SECOND:
-                raise Flooding("more inventory a second than a peer may send", limit=ENTRIES_PER_SECOND)
             wanted = self._wanted.get(entry.id)
             if wanted is not None:
                 wanted.holders[peer] = None
@@ -277,7 +278,7 @@ class RoutingCore:
             if peer is None:
                 continue
             wanted.asked, wanted.asked_s = peer, now_s
-            wanted.tried[peer] = None
+            wanted.tried[peer] = wanted.tried.get(peer, 0) + 1
             state = self._peers[peer]
             state.in_flight += 1
             state.asked_ids[wanted.entry.id] = now_s
@@ -286,13 +287,14 @@ class RoutingCore:
             self._send(peer, Fetch(tuple(ids)))
 
     def _holder_with_room(self, wanted: _Wanted) -> int | None:
-        """The untried holder that failed least, if it has room."""
-        peers = [
-            peer
-            for peer in wanted.holders
-            if peer not in wanted.tried and peer in self._peers and self._peers[peer].in_flight < FETCH_ITEMS
-        ]
-        return min(peers, key=lambda peer: (self._peers[peer].failures, self._peers[peer].in_flight), default=None)
+        """The holder to ask next: asked least for this, failed least, has room."""
+        best = None
+        for peer in wanted.holders:
+            state, tried = self._peers[peer], wanted.tried.get(peer, 0)
+            if tried < ATTEMPTS and state.in_flight < FETCH_ITEMS:
+                rank = (tried, state.failures, state.in_flight, peer)
+                best = rank if best is None else min(best, rank)
+        return best[-1] if best is not None else None
 
     def _retry_or_drop(self, wanted: _Wanted, now_s: int) -> None:
         if wanted.asked is not None and wanted.asked_s + RETRY_SECONDS <= now_s:
@@ -301,7 +303,7 @@ class RoutingCore:
             self._count(wanted, -1)
             wanted.announced = True
             self._count(wanted, 1)
-        exhausted = wanted.asked is None and all(peer in wanted.tried for peer in wanted.holders)
+        exhausted = wanted.asked is None and all(wanted.tried.get(peer, 0) >= ATTEMPTS for peer in wanted.holders)
         if exhausted or (not wanted.announced and wanted.since_s + UNANNOUNCED_SECONDS <= now_s):
             self._drop(wanted)
 

@@ -157,6 +157,7 @@ class SessionCore:
         role: Role,
         now_ms: float,
         peer_addresses: tuple[Address, ...] = (),
+        peer_window: int = SESSION_BUFFER_BYTES,
         parameters: SessionParameters | None = None,
     ) -> None:
         self.parameters = parameters or SessionParameters()
@@ -171,13 +172,15 @@ class SessionCore:
         self.dial_due_ms: float | None = None  # the peer asked to be dialled at `peer_addresses`; not before this time
         self._secret = secret
         self._highest_counter = 0
-        self._send = SendBuffer(self.parameters.buffer_bytes, self.parameters.buffer_bytes)
+        self._send = SendBuffer(self.parameters.buffer_bytes, peer_window)
         self._receive = ReceiveBuffer(self.parameters.buffer_bytes)
         self._control: deque[bytes] = deque()
         self._since_ms = now_ms  # of the state
         self._heard_ms = now_ms
-        self._ping_sent = False
+        self._ping_at_ms: float | None = None  # of the ping that has no answer yet
         self._ping_number = 0
+        # Well below the buffer, or the credit that is held back could be all that the peer waits for.
+        self._acknowledge_bytes = min(self.parameters.acknowledge_after_bytes, self.parameters.buffer_bytes // 4 + 1)
         self._acknowledged = 0
         self._unacknowledged_frames = 0
         self._acknowledge_due_ms: float | None = None
@@ -216,7 +219,7 @@ class SessionCore:
         return not self._send.finished and self.state is not State.FAILED
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
-        """Take as much of `data` as there is room for; how many bytes. The rest is the caller's to keep (back-pressure)."""
+        """Take as much of `data` as there is room for; how many bytes. The rest is the caller's to keep."""
         accepted = self._send.append(data)
         self.statistics.bytes_written += accepted
         return accepted
@@ -228,7 +231,7 @@ class SessionCore:
     def read(self, count: int, now_ms: float) -> list[memoryview]:
         """Take at most `count` received bytes, in pieces. Gives the peer credit for as many."""
         pieces = self._receive.read(count)
-        if self._receive.limit - self._receive.advertised >= self.parameters.acknowledge_after_bytes:
+        if self._receive.limit - self._receive.advertised >= self._acknowledge_bytes:
             self._acknowledge_due_ms = now_ms
         return pieces
 
@@ -267,6 +270,8 @@ class SessionCore:
 
         Raises BadResumeMac, FencedLink, ImpossibleOffset; the session is unharmed then and the link is to be closed.
         """
+        if self.state is State.FAILED:
+            raise UnknownSession
         whole = Attempt(self.role, attempt.counter, attempt.dialler_nonce, challenge.nonce, certificate_hash)
         self._verify(whole, self.role.other, challenge.received, challenge.addresses, challenge.mac)
         # What the old link still acknowledged after the challenge was made may exceed it.
@@ -327,7 +332,7 @@ class SessionCore:
         self.dial_due_ms = None
         self.statistics.resumes += 1
         self._heard_ms = now_ms
-        self._ping_sent = False
+        self._ping_at_ms = None
         if self._gap_from_ms is None:
             self._gap_from_ms = self._progress_ms
         self._control.clear()
@@ -358,6 +363,8 @@ class SessionCore:
     def announce_move(self, addresses: tuple[Address, ...]) -> None:
         """Tell the peer, over the link that is there, to dial us at `addresses` (at most four)."""
         check_addresses(addresses)
+        if len(self._control) >= CONTROL_FRAMES:
+            return  # the link takes nothing; it will be found dead
         self._moved_counter += 1
         mac = self._moved_mac(self.role, self._moved_counter, addresses)
         self._queue(encode_frame(Moved(self._moved_counter, addresses, mac)))
@@ -392,7 +399,7 @@ class SessionCore:
         if counter != self.link or not self.linked or self.state is State.FAILED:
             return
         self._heard_ms = now_ms
-        self._ping_sent = False
+        self._ping_at_ms = None
         match frame:
             case Data():
                 fresh = self._receive.receive(frame)
@@ -400,7 +407,7 @@ class SessionCore:
                 self._progressed(now_ms)
                 self._unacknowledged_frames += 1
                 if (
-                    self._receive.received - self._acknowledged >= self.parameters.acknowledge_after_bytes
+                    self._receive.received - self._acknowledged >= self._acknowledge_bytes
                     or self._unacknowledged_frames >= self.parameters.acknowledge_after_frames
                 ):
                     self._acknowledge_due_ms = now_ms
@@ -410,6 +417,8 @@ class SessionCore:
                 self._send.acknowledge(received, limit)
                 self._progressed(now_ms)
             case Ping(number=number):
+                if len(self._control) >= CONTROL_FRAMES:
+                    raise UnexpectedFrame("the peer asks for more answers than it takes", limit=CONTROL_FRAMES)
                 self._queue(encode_frame(Pong(number)))
             case Pong():
                 pass
@@ -447,11 +456,8 @@ class SessionCore:
         return taken
 
     def _queue(self, frame: bytes) -> None:
-        if not self.linked:
-            return
-        if len(self._control) >= CONTROL_FRAMES:
-            raise UnexpectedFrame("the peer asks for more answers than it takes", limit=CONTROL_FRAMES)
-        self._control.append(frame)
+        if self.linked:
+            self._control.append(frame)
 
     def _queue_acknowledgement(self) -> None:
         self._acknowledged = self._receive.received
@@ -479,7 +485,7 @@ class SessionCore:
                 return self._since_ms + self.parameters.linger_ms
             case State.DETACHED:
                 return self._since_ms + self.parameters.give_up_ms
-        due = self._heard_ms + (self.parameters.dead_after_ms if self._ping_sent else self.parameters.heartbeat_ms)
+        due = self._dead_at_ms() if self._ping_at_ms is not None else self._heard_ms + self.parameters.heartbeat_ms
         if self._acknowledge_due_ms is not None:
             due = min(due, self._acknowledge_due_ms)
         return due
@@ -492,13 +498,18 @@ class SessionCore:
             )
         if self.state is not State.ATTACHED:
             return False
-        if now_ms >= self._heard_ms + self.parameters.dead_after_ms and self._ping_sent:
-            return True
-        if now_ms >= self._heard_ms + self.parameters.heartbeat_ms and not self._ping_sent:
-            self._ping_sent = True
+        if self._ping_at_ms is not None:
+            return now_ms >= self._dead_at_ms()
+        if now_ms >= self._heard_ms + self.parameters.heartbeat_ms:
+            self._ping_at_ms = now_ms
             self._ping_number += 1
             self._queue(encode_frame(Ping(self._ping_number)))
         return False
+
+    def _dead_at_ms(self) -> float:
+        """When an unanswered ping means that the link is dead. A ping that we sent late has its full time, too."""
+        wait = self.parameters.dead_after_ms - self.parameters.heartbeat_ms
+        return max(self._heard_ms + self.parameters.dead_after_ms, (self._ping_at_ms or 0.0) + wait)
 
     def expired(self, now_ms: float) -> bool:
         """The session may be forgotten."""

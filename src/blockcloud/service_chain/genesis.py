@@ -1,7 +1,7 @@
 """The genesis: everything that nodes of one chain must agree on before the first commit.
 
-Its canonical bytes give the chain id, so two chains whose genesis differs in anything are different chains. As a file it
-is JSON with byte strings in hexadecimal. The first committee, the first beacon value and the first state follow from it.
+Its canonical bytes give the chain id, so two chains whose genesis differs in anything are different chains. As a file
+it is JSON with byte strings in hexadecimal. The first committee, beacon value and state follow from it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GENESIS_JSON_CHARACTERS: Final = 64 * 1024 * 1024
 GENESIS_NAME_CHARACTERS: Final = 64
 
 
-class NamingParameters(Struct):
+class NamingParameters(Struct, frozen=True):
     """Rules of names, in commits: a registration comes `preorder_min` to `preorder_max` commits after its preorder; a
     name lives `lifetime` and may be renewed by its owner for `grace` more."""
 
@@ -39,7 +39,7 @@ class NamingParameters(Struct):
             raise BadConfiguration("naming parameters: 1 <= preorder_min < preorder_max, lifetime >= 1, grace >= 0")
 
 
-class FeeParameters(Struct):
+class FeeParameters(Struct, frozen=True):
     """Amounts in micro-BLOC. `target_weight` is the load of one commit at which the base fee stays as it is: by default
     half of a block full of single transfers (`fees.py`)."""
 
@@ -57,7 +57,7 @@ class FeeParameters(Struct):
             raise BadConfiguration("fee parameters: a deposit is not negative")
 
 
-class GenesisValidator(Struct):
+class GenesisValidator(Struct, frozen=True):
     """A member of the first committee. `link_address` is the "host:port" of its link to other validators."""
 
     key: bytes
@@ -67,7 +67,7 @@ class GenesisValidator(Struct):
     resource_weight: int = 1_000_000
 
 
-class Genesis(Struct):
+class Genesis(Struct, frozen=True):
     """The genesis. `accounts` are (public key, balance) pairs; with the bonds they make up the genesis supply."""
 
     name: str

@@ -39,14 +39,14 @@ Keys: TypeAlias = Annotated[tuple[Key, ...], Meta(max_length=INSTANCE_KEYS)]
 _URL = re.compile(r"https?://[!-~]+", re.ASCII)
 
 
-class Transfer(Struct, tag=1):
+class Transfer(Struct, frozen=True, tag=1):
     """Move `amount` micro-BLOC to the account `to`."""
 
     to: Key
     amount: PositiveAmount
 
 
-class OpenLane(Struct, tag=2):
+class OpenLane(Struct, frozen=True, tag=2):
     """Let `key` act for the sender on a lane of its own: only operations with the tags `allowed` (ascending), spending
     at most `cap` micro-BLOC in all, fees included, up to and including height `expires_height`. Numbers of lanes grow:
     one that was used is never used again."""
@@ -58,19 +58,19 @@ class OpenLane(Struct, tag=2):
     expires_height: Number
 
 
-class CloseLane(Struct, tag=3):
+class CloseLane(Struct, frozen=True, tag=3):
     """End a lane and get its deposit back."""
 
     lane: Annotated[int, Meta(ge=1, le=NUMBER_MAX)]
 
 
-class Preorder(Struct, tag=10):
+class Preorder(Struct, frozen=True, tag=10):
     """Announce that a name will be registered without saying which (see `name_commitment`)."""
 
     commitment: Digest
 
 
-class Register(Struct, tag=11):
+class Register(Struct, frozen=True, tag=11):
     """Register the preordered `name`; `service_file_hash` may be empty."""
 
     name: NameText
@@ -79,47 +79,47 @@ class Register(Struct, tag=11):
     instance_keys: Keys
 
 
-class UpdateName(Struct, tag=12):
+class UpdateName(Struct, frozen=True, tag=12):
     """Bind another service file to the name, or none (empty)."""
 
     name: NameText
     service_file_hash: OptionalDigest
 
 
-class AddInstance(Struct, tag=13):
+class AddInstance(Struct, frozen=True, tag=13):
     """Let the instance that holds `key` serve under the name."""
 
     name: NameText
     key: Key
 
 
-class RemoveInstance(Struct, tag=14):
+class RemoveInstance(Struct, frozen=True, tag=14):
     """Take that right away."""
 
     name: NameText
     key: Key
 
 
-class TransferName(Struct, tag=15):
+class TransferName(Struct, frozen=True, tag=15):
     """Give the name to another owner. Its instance keys go: whoever holds them served the old owner."""
 
     name: NameText
     to: Key
 
 
-class RenewName(Struct, tag=16):
+class RenewName(Struct, frozen=True, tag=16):
     """Start the name's lifetime anew from this height."""
 
     name: NameText
 
 
-class RevokeName(Struct, tag=17):
+class RevokeName(Struct, frozen=True, tag=17):
     """Give the name up; its keys count no more from this commit on."""
 
     name: NameText
 
 
-class AnnounceEndpoint(Struct, tag=30):
+class AnnounceEndpoint(Struct, frozen=True, tag=30):
     """A validator says where its client API is."""
 
     api_url: Annotated[str, Meta(min_length=1, max_length=API_URL_BYTES)]

@@ -14,7 +14,7 @@ TABLE: Final = "receipts"
 RECEIPT_BYTES: Final = 1_024
 
 
-class Receipt(Struct):
+class Receipt(Struct, frozen=True):
     """`index` is the place among the payload items of the commit at `height`; `code` is "ok" or that of a rejection."""
 
     transaction_id: bytes

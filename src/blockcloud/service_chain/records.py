@@ -13,7 +13,7 @@ REGISTERED: Final = "registered"
 REVOKED: Final = "revoked"
 
 
-class Account(Struct):
+class Account(Struct, frozen=True):
     """Accounts are never removed: their sequence keeps old transactions from being replayed."""
 
     balance: int
@@ -21,7 +21,7 @@ class Account(Struct):
     highest_lane: int = 0  # the highest number that a lane was ever opened under
 
 
-class Lane(Struct):
+class Lane(Struct, frozen=True):
     """A further line of transactions of one account, under a key of its own. `cap` is what it may still spend."""
 
     key: bytes
@@ -32,13 +32,13 @@ class Lane(Struct):
     sequence: int = 0
 
 
-class PreorderRecord(Struct):
+class PreorderRecord(Struct, frozen=True):
     """A commitment to register a name, and when it was made."""
 
     height: int
 
 
-class NameRecord(Struct):
+class NameRecord(Struct, frozen=True):
     """A name and what it binds. Good while `is_active`; what else may be done to it when is in `names.TRANSITIONS`."""
 
     name: str
@@ -62,13 +62,13 @@ class NameRecord(Struct):
         return self.status == REGISTERED and height < self.expires_height
 
 
-class FileRecord(Struct):
+class FileRecord(Struct, frozen=True):
     """How many names bind a service file."""
 
     names: int
 
 
-class ValidatorRecord(Struct):
+class ValidatorRecord(Struct, frozen=True):
     """A member of the committee: its bond, and where its client API is."""
 
     bond: int
@@ -77,7 +77,7 @@ class ValidatorRecord(Struct):
     link_address: str
 
 
-class Fees(Struct):
+class Fees(Struct, frozen=True):
     """The whole money side of the chain in one record. `supply` is what was ever issued; `burned` is gone from it."""
 
     base_fee: int  # micro-BLOC for one unit of weight

@@ -1,8 +1,8 @@
 """Why the ledger refuses a transaction: one class for each reason, with a stable code.
 
-Two families. `Unpaid`: the transaction may not act at all, nothing is charged, no receipt is left, and the same bytes may
-become good later (a sequence that is not yet due). `Failed`: it was entitled to act and its fee is paid, but an operation
-broke a rule; all its operations are undone and the receipt says why.
+Two families. `Unpaid`: the transaction may not act at all, nothing is charged, no receipt is left, and the same bytes
+may become good later (a sequence that is not yet due). `Failed`: it was entitled to act and its fee is paid, but an
+operation broke a rule; all its operations are undone and the receipt says why.
 """
 
 from __future__ import annotations

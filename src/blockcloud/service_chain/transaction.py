@@ -1,13 +1,14 @@
 """Transactions: several operations of one sender under one signature, all or nothing.
 
 On the wire a transaction is (body bytes, signatures). Its id is the tagged hash of the body bytes, and the signatures
-are over those bytes, so both stand before anything else is known. Signatures come in ascending order of their keys, each
-key once: nobody can change how a transaction of another looks and keep it valid in itself. Whether those keys may act for
-the sender is decided at execution (DESIGN section 4).
+are over those bytes, so both stand before anything else is known. Signatures come in ascending order of their keys,
+each key once. Whether those keys may act for the sender is decided at execution (DESIGN section 4): they must be
+exactly the keys that are needed, so that a signature added by a stranger voids only that copy.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Final
 
 import msgspec
@@ -19,12 +20,13 @@ from blockcloud.primitives.errors import Malformed
 from blockcloud.primitives.hashes import tagged_hash
 from blockcloud.primitives.keys import SigningKey, verify
 from blockcloud.primitives.limits import TRANSACTION_BYTES, TRANSACTION_OPERATIONS, TRANSACTION_SIGNATURES
+from blockcloud.service_chain.fees import weight_of
 from blockcloud.service_chain.operations import Amount, Digest, Key, Number, Operation, check_operation
 
 DOMAIN: Final = "transaction/v1"
 
 
-class TransactionBody(Struct):
+class TransactionBody(Struct, frozen=True):
     """What is signed. `sequence` is the lane's next one; the transaction is void above height `valid_until`; its fee is
     at most `fee_limit` micro-BLOC."""
 
@@ -37,7 +39,7 @@ class TransactionBody(Struct):
     operations: Annotated[tuple[Operation, ...], Meta(min_length=1, max_length=TRANSACTION_OPERATIONS)]
 
 
-class WireTransaction(Struct):
+class WireTransaction(Struct, frozen=True):
     """A transaction as it travels: body bytes, and (key, signature) pairs in ascending order of the keys."""
 
     body: bytes
@@ -48,7 +50,8 @@ class WireTransaction(Struct):
 
 
 class Transaction(msgspec.Struct, frozen=True, eq=False):
-    """A parsed transaction. Two are the same if their `id` is; `signers` are the keys of the signatures."""
+    """A parsed transaction. Two are the same if their `id` is; `signers` are the keys of the signatures, `weight` is
+    what the fee is counted by (`fees.weight_of`)."""
 
     id: bytes
     body: TransactionBody
@@ -56,6 +59,7 @@ class Transaction(msgspec.Struct, frozen=True, eq=False):
     signatures: tuple[tuple[bytes, bytes], ...]
     signers: tuple[bytes, ...]
     raw: bytes
+    weight: int
 
 
 def parse_transaction(raw: bytes) -> Transaction:
@@ -66,15 +70,16 @@ def parse_transaction(raw: bytes) -> Transaction:
     wire = codec.decode(raw, WireTransaction, limit=TRANSACTION_BYTES)
     body = codec.decode(wire.body, TransactionBody, limit=TRANSACTION_BYTES)
     signers = tuple([key for key, _ in wire.signatures])
-    if any(first >= second for first, second in zip(signers, signers[1:], strict=False)):
+    if any(first >= second for first, second in pairwise(signers)):
         raise Malformed("signatures are not in ascending order of their keys, each key once")
     for operation in body.operations:
         check_operation(operation)
-    return Transaction(tagged_hash(DOMAIN, wire.body), body, wire.body, wire.signatures, signers, raw)
+    weight = weight_of(len(raw), len(signers), body.operations)
+    return Transaction(tagged_hash(DOMAIN, wire.body), body, wire.body, wire.signatures, signers, raw, weight)
 
 
 def verify_signatures(transaction: Transaction) -> None:
-    """Raise BadSignature unless each key signed the body. Says nothing about whether the keys may act for the sender."""
+    """Raise BadSignature unless each key signed the body. Whether the keys may act for the sender is not asked."""
     for key, signature in transaction.signatures:
         verify(key, DOMAIN, transaction.body_bytes, signature)
 

@@ -1,10 +1,9 @@
 """Adversarial DAGs for the commit rule, and the oracle that judges what it makes of them.
 
-A network simulator rarely reaches the narrow DAGs on which a wrong commit rule shows; drawing the DAG itself does. Each
-block here takes a random set of parents that just makes, or exceeds, the quorum; chosen victims are left out as far as
-the rules allow; members of less than a third of the weight write two blocks a level; members fall silent. All that a
-validator checks in a block holds. Then several *views* (random subsets closed under parents, each in its own insertion
-order) are decided by the production code. Whatever two views decide must agree, however they got there.
+A network simulator rarely reaches the narrow DAGs on which a wrong commit rule shows; drawing the DAG itself does
+(`dag_drawing`). All that a validator checks in a block holds. Then several *views* (random subsets closed under parents,
+each in its own insertion order) are decided by the production code. Whatever two views decide must agree, however they
+got there.
 
 `draw_scenario` takes any `random.Random`, so hypothesis can supply one that shrinks. From the shell:
 `python -m blockcloud.simulation.dag_fuzzer --seed 7 --count 500` tries the seeds 7, 8, ... and stops at a violation.
@@ -18,10 +17,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from blockcloud.primitives.errors import BlockCloudError
+from blockcloud.primitives.errors import BlockCloudError, PeerFault
 from blockcloud.simulation.commit_model import COMMIT, SKIP, UNDECIDED, CommitModel, Outcome
-from blockcloud.simulation.dag_builder import BEACON, GENESIS, BlockName, DagBuilder, show_plan
-from blockcloud.transaction_chain.block import Block, BlockReference
+from blockcloud.simulation.dag_builder import BEACON, CHAIN_ID, GENESIS, BlockName, DagBuilder, show_plan, simulated_key
+from blockcloud.simulation.dag_drawing import DagDrawing, draw_view, in_some_order
+from blockcloud.simulation.invalid_blocks import invalid_versions
+from blockcloud.transaction_chain.block import Block, BlockReference, parse_block, verify_block_signature
 from blockcloud.transaction_chain.committer import Committer, Decision, SlotStatus
 from blockcloud.transaction_chain.dag import Dag
 from blockcloud.transaction_chain.leaders import LeaderSchedule
@@ -32,12 +33,6 @@ LEADER_SLOTS = (1, 2, 3)
 LEVELS_AT_MOST = {4: 14, 7: 11, 10: 9}
 VIEWS_AT_MOST = 4
 GC_DEPTH_LEVELS = 7
-
-# How the blocks of a level choose parents: all they may; a few more than the quorum; hardly more than the quorum.
-CALM, ROUGH, STORM = "calm", "rough", "storm"
-MOODS = (CALM, CALM, ROUGH, STORM)
-# Parents beyond the quorum, in tenths of the committee.
-_SPARE = {CALM: (10,), ROUGH: (0, 2, 10, 10), STORM: (0, 0, 2)}
 
 _STATUS = {SlotStatus.COMMIT: COMMIT, SlotStatus.SKIP: SKIP, SlotStatus.UNDECIDED: UNDECIDED}
 
@@ -85,143 +80,10 @@ def draw_scenario(
     weights = tuple(random.randint(1, 3) for _ in range(count)) if random.randrange(4) == 0 else (1,) * count
     builder = DagBuilder(count, weights=weights)
     schedule = LeaderSchedule(builder.committee, slots, BEACON)
-    _Drawer(random, builder, schedule).grow(levels or random.randint(4, LEVELS_AT_MOST.get(count, 8)))
+    DagDrawing(random, builder, schedule).grow(levels or random.randint(4, LEVELS_AT_MOST.get(count, 8)))
     views = [draw_view(random, builder) for _ in range(random.randint(1, VIEWS_AT_MOST - 1))]
-    views.append(_in_some_order(random, builder, frozenset(builder.plan)))
+    views.append(in_some_order(random, builder, frozenset(builder.plan)))
     return Scenario(slots, builder, tuple(views))
-
-
-class _Drawer:
-    """Grows a DAG level by level in `builder`."""
-
-    def __init__(self, random: Random, builder: DagBuilder, schedule: LeaderSchedule) -> None:
-        self._random = random
-        self._builder = builder
-        self._committee = builder.committee
-        self._schedule = schedule
-        self._faulty = self._draw_faulty()
-        self._silence = random.choice((0, 0, 10, 30))
-        self._sleeper = random.choice(list(builder.authors)) if random.randrange(4) == 0 else None
-        # The newest blocks of each author: what its next block may name as its own previous one.
-        self._newest = {author: [BlockName(0, author)] for author in builder.authors}
-
-    def _draw_faulty(self) -> tuple[int, ...]:
-        """Authors of less than a third of the weight, so that the rest make a quorum."""
-        faulty: list[int] = []
-        for author in self._random.sample(list(self._builder.authors), len(self._committee)):
-            if self._committee.total - self._committee.weight_of([*faulty, author]) >= self._committee.quorum:
-                faulty.append(author)
-        return tuple(sorted(faulty[: self._random.randint(0, len(faulty))]))
-
-    def grow(self, levels: int) -> None:
-        """Levels 1 to `levels`. A sleeper writes a block that nobody sees, and comes back with it when it is stale."""
-        for level in range(1, levels + 1):
-            mood = self._random.choice(MOODS)
-            victims = {} if mood == CALM else self._draw_victims(level - 1)
-            if self._sleeper is not None and level == 2:
-                victims[self._sleeper] = 100
-            grown: dict[int, list[BlockName]] = {}
-            for author in self._present(asleep=1 < level < levels - 2):
-                forks = 2 if author in self._faulty and self._random.randrange(3) > 0 else 1
-                grown[author] = [BlockName(level, author, fork) for fork in range(forks)]
-                for name in grown[author]:
-                    self._builder.add(name, self._parents(level, author, victims, mood))
-            self._newest.update(grown)
-
-    def _present(self, asleep: bool) -> list[int]:
-        """Who writes at this level: a quorum at least, else the DAG would end here."""
-        order = self._random.sample(list(self._builder.authors), len(self._committee)) if self._silence else []
-        alone = self._sleeper is not None and self._committee.total - self._committee.weight_of([self._sleeper])
-        silent = [self._sleeper] if asleep and self._sleeper is not None and alone >= self._committee.quorum else []
-        for author in order:
-            left = self._committee.total - self._committee.weight_of([*silent, author])
-            if author not in silent and left >= self._committee.quorum and self._random.randrange(100) < self._silence:
-                silent.append(author)
-        return [author for author in self._builder.authors if author not in silent]
-
-    def _draw_victims(self, level: int) -> dict[int, int]:
-        """Authors whose blocks of `level` are hidden from the next level, and from how many in a hundred of it.
-
-        Leaders, for the blocks that would vote for them; or voters for a leader of the level before, for the blocks
-        that would certify it; or anyone.
-        """
-        kind = self._random.randrange(4)
-        if level == 0 or kind == 0:
-            return {}
-        candidates = list(self._builder.authors)
-        if kind == 1:
-            candidates = list(self._schedule.leaders(level))
-        elif kind == 2 and level > 1:
-            leader = BlockName(level - 1, self._random.choice(self._schedule.leaders(level - 1)))
-            candidates = [author for author in candidates if leader in self._builder.plan.get(BlockName(level, author), ())]
-        return {author: self._random.choice((25, 50, 75, 100)) for author in candidates if self._random.randrange(2)}
-
-    def _parents(self, level: int, author: int, victims: dict[int, int], mood: str) -> list[BlockName]:
-        """A valid parent list: own previous first, one for each author, a quorum of the level before."""
-        own = self._random.choice(self._newest[author]) if len(self._newest[author]) > 1 else self._newest[author][0]
-        chosen = [own]
-        late: list[BlockName] = []
-        hidden: list[BlockName] = []
-        shown: list[BlockName] = []
-        for other in self._random.sample(list(self._builder.authors), len(self._committee)):
-            if other == author:
-                continue
-            newest = self._newest[other]
-            name = newest[0] if len(newest) == 1 else self._random.choice(newest)
-            if name.level < level - 1:
-                late.append(name)
-            elif other in victims and self._random.randrange(100) < victims[other]:
-                hidden.append(name)
-            else:
-                shown.append(name)
-        spare = self._random.choice(_SPARE[mood]) * len(self._committee) // 10
-        for name in (*shown, *hidden):
-            if self._weight(chosen, level - 1) >= self._committee.quorum:
-                if spare == 0 or name in hidden:
-                    break
-                spare -= 1
-            chosen.append(name)
-        return chosen + [name for name in late if name.level > 0 and self._random.randrange(3) == 0]
-
-    def _weight(self, names: Sequence[BlockName], level: int) -> int:
-        return self._committee.weight_of(name.author for name in names if name.level == level)
-
-
-def draw_view(random: Random, builder: DagBuilder) -> tuple[BlockName, ...]:
-    """A random subset of the DAG closed under parents, in a random order in which parents come first."""
-    highest = max(name.level for name in builder.plan)
-    cut = random.randint(min(3, highest), highest)
-    keep = random.choice((30, 60, 90))
-    tips = [name for name in builder.plan if cut - 1 <= name.level <= cut and random.randrange(100) < keep]
-    return _in_some_order(random, builder, closure(builder, tips))
-
-
-def closure(builder: DagBuilder, tips: Iterable[BlockName]) -> frozenset[BlockName]:
-    """`tips` and all their ancestors above the genesis."""
-    reached: set[BlockName] = set()
-    waiting = list(tips)
-    while waiting:
-        name = waiting.pop()
-        if name.level > 0 and name not in reached:
-            reached.add(name)
-            waiting.extend(builder.plan[name])
-    return frozenset(reached)
-
-
-def _in_some_order(random: Random, builder: DagBuilder, names: frozenset[BlockName]) -> tuple[BlockName, ...]:
-    """`names` in a random order in which parents come first. One draw only: orders need no shrinking."""
-    shuffler = Random(random.getrandbits(32))
-    waiting = sorted(names)
-    order: list[BlockName] = []
-    placed: set[BlockName] = set()
-    while waiting:
-        index = shuffler.randrange(min(len(waiting), 2 * len(builder.committee)))
-        name = waiting[index]
-        if all(parent.level == 0 or parent in placed for parent in builder.plan[name]):
-            order.append(name)
-            placed.add(name)
-            del waiting[index]
-    return tuple(order)
 
 
 # ---- judging
@@ -264,6 +126,21 @@ def check_model(scenario: Scenario) -> None:
         expected = model.commits(GC_DEPTH_LEVELS)
         if [frozenset(references) for references in output] != [new for _, _, new in expected]:
             raise _violation(scenario, "a commit has other blocks than the model's", view)
+
+
+def check_validity(scenario: Scenario, random: Random) -> None:
+    """Raise Violation unless every block passes the validator's checks and every invalid version of one fails them."""
+    builder = scenario.builder
+    for block in builder.blocks.values():
+        parse_block(block.raw, CHAIN_ID, 0, builder.committee, GENESIS)
+    block = builder.blocks[random.choice(sorted(builder.plan))]
+    for rule, raw in invalid_versions(block, builder.committee, simulated_key(block.author)):
+        try:
+            parsed = parse_block(raw, CHAIN_ID, 0, builder.committee, GENESIS)
+            verify_block_signature(parsed, builder.committee)
+        except PeerFault:
+            continue
+        raise _violation(scenario, f"a block is accepted that is invalid: {rule}")
 
 
 def outcomes_of(decisions: Iterable[Decision], scenario: Scenario | None = None) -> list[Outcome]:
@@ -384,14 +261,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     slots = 0
     for seed in range(options.seed, options.seed + options.count):
-        scenario = draw_scenario(Random(seed))
+        random = Random(seed)
+        scenario = draw_scenario(random)
         try:
             slots += check(scenario)
+            check_validity(scenario, random)
             if options.model:
                 check_model(scenario)
-        except Violation as violation:
+        except (AssertionError, BlockCloudError, LookupError) as violation:
             again = f"python -m blockcloud.simulation.dag_fuzzer --seed {seed} --count 1 --model"
-            sys.stdout.write(f"seed {seed}: {violation}\nagain: {again}\n")
+            where = "" if isinstance(violation, Violation) else f"\n{scenario.describe()}"
+            sys.stdout.write(f"seed {seed}: {type(violation).__name__}: {violation}{where}\nagain: {again}\n")
             return 1
     sys.stdout.write(f"{options.count} DAGs, {slots} decided slots, no violation\n")
     return 0

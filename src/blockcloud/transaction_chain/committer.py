@@ -70,7 +70,7 @@ class Committer:
         self._certificates: dict[int, dict[tuple[BlockReference, int], BlockReference | None]] = {}
 
     def decide(self, dag: Dag, last_decided_level: int) -> list[Decision]:
-        """All slots of the levels after `last_decided_level`, in order, up to the first level that is not decided whole.
+        """The slots of the levels after `last_decided_level`, in order, up to the first level not decided whole.
 
         Raises FaultThresholdExceeded.
         """

@@ -63,12 +63,15 @@ class Mempool:
         return True
 
     def take(self, max_bytes: int, max_operations: int) -> tuple[bytes, ...]:
-        """Payloads for a block of our own, oldest first, within both limits; they are carried from now on."""
-        taken = []
+        """Payloads for a block of our own, oldest first, within both limits; they are carried from now on.
+
+        A payload with more operations than `max_operations` goes alone, or it would block the queue for ever.
+        """
+        taken: list[bytes] = []
         for payload, operations in self._pending.items():
             max_bytes -= len(payload)
             max_operations -= operations
-            if max_bytes < 0 or max_operations < 0:
+            if max_bytes < 0 or (max_operations < 0 and taken):
                 break
             taken.append(payload)
         for payload in taken:

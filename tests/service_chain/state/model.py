@@ -77,7 +77,10 @@ def check_tree(package: SimpleNamespace, seed: int, *, depth: int = 4, vector_no
         assert b"".join(state.records()) == b"".join(key + leaves[key] for key in sorted(leaves))
         old = {replaced[at : at + 32]: replaced[at + 32 : at + 64] for at in range(0, len(replaced), 64)}
         assert old == {key: before.get(key, ZERO) for key in changes if before.get(key) != leaves.get(key)}
-    state.update(dict.fromkeys(keys))
+    grown = {key: key for key in [rng.randbytes(32) for _ in range(500)]}
+    state.update(grown)
+    assert state.root() == specified_root({**leaves, **grown})
+    state.update(dict.fromkeys([*keys, *grown]))
     assert (state.root(), state.count) == (ZERO, 0)
     state.update({keys[0]: b"l" * 32})
     assert state.root() == b"l" * 32

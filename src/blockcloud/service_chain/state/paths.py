@@ -21,6 +21,9 @@ from blockcloud.service_chain.state.tree import INNER, LEAF, NOTHING, Tree
 # The level whose nodes are kept for the past: one for each first byte of the key hashes below it.
 TOP_LEVEL: Final = 4
 
+# Computed parents that a view of the past keeps between paths.
+PARENTS_KEPT: Final = 4_096
+
 # A flag and a hash.
 Node = tuple[int, bytes]
 # Old leaves (ZERO: absent) by key hash.
@@ -55,8 +58,9 @@ class Past:
         self._tops = tops
         self._leaves = cache(changed_leaves)
         self._sorted = cache(lambda byte: sorted(self._leaves(byte)))
-        # Nodes above TOP_LEVEL, which every path needs: 85 at most.
-        self._above: dict[tuple[int, int], Node] = {}
+        # Parents already computed, by depth and digits: all paths share the upper ones, and one path asks for each
+        # of its own again and again.
+        self._parents: dict[tuple[int, int], Node] = {}
 
     def root(self) -> bytes:
         """The root as it was."""
@@ -64,6 +68,8 @@ class Past:
 
     def path(self, hashed_key: bytes) -> Path:
         """The path of `hashed_key`: what stood at its place, and the siblings."""
+        if len(self._parents) > PARENTS_KEPT:
+            self._parents.clear()
         siblings: list[bytes] = []
         place = Place(self._tree, 0, 0)
         flag, _ = self._node(place)
@@ -88,13 +94,11 @@ class Past:
             return self._tops[place.digits]
         if not self._tops or (depth >= TOP_LEVEL and not self._changed(place)):
             return tree.node(place.level, place.index_in_level)
-        if depth < TOP_LEVEL:
-            key = (depth, place.digits)
-            if key not in self._above:
-                self._above[key] = self._parent(place)
-            return self._above[key]
         if place.level < tree.depth:
-            return self._parent(place)
+            key = (depth, place.digits)
+            if key not in self._parents:
+                self._parents[key] = self._parent(place)
+            return self._parents[key]
         bucket = tree.bucket(place.index_in_level)
         if isinstance(bucket, Tree):
             return self._node(Place(bucket, 0, place.digits))

@@ -12,7 +12,7 @@ A proof walks from the place of a key up to the root. Its bytes:
 
 One place and one root have exactly one proof: spare bits, wrong lengths and a kind 2 that does not share the path are
 refused. That the leaf stands no deeper than needed follows from the root, which a quorum computed honestly.
-`docs`: state; `reference/state.md` section 4.
+Rule: `reference/state.md` section 4.
 """
 
 from __future__ import annotations

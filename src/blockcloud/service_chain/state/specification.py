@@ -1,6 +1,6 @@
 """The authenticated map as the protocol defines it: five hashes and one recursive rule over a set of leaves.
 
-This is the whole consensus definition (`docs`: state; `reference/state.md` section 4). Everything else in this package,
+This is the whole consensus definition (`reference/state.md` section 4). Everything else in this package,
 flat arrays, buckets, nested trees, is a way to compute the same root faster and may differ from node to node. The root
 depends on the final map only, never on the order or the grouping of the writes that led to it.
 

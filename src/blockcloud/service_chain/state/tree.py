@@ -46,6 +46,12 @@ _LONE_OFFSET: Final = {1 << (8 * child): 1 + HASH_BYTES * child for child in ran
 Indices = npt.NDArray[np.int64]
 
 
+def _lone(group: bytes, flags: int) -> bytes:
+    """The only leaf of a group, which stands for its parent too."""
+    at = _LONE_OFFSET[flags]
+    return group[at : at + HASH_BYTES]
+
+
 def depth_for(keys: int) -> int:
     """The depth for that many keys: the smallest with 4^depth >= keys / 1.5."""
     depth = DEPTH_MIN
@@ -282,12 +288,8 @@ class Tree:
         if int(held.min()) >= INNER:
             return groups, [node.digest() for node in map(sha256, gathered)], bytearray([INNER]) * len(groups)
         parents = [
-            sha256(row).digest()
-            if sum_ >= INNER
-            else row[(at := _LONE_OFFSET[flag]) : at + HASH_BYTES]
-            if sum_
-            else ZERO
-            for row, sum_, flag in zip(gathered, held.tolist(), kind.tolist(), strict=True)
+            sha256(row).digest() if count >= INNER else _lone(row, flag) if count else ZERO
+            for row, count, flag in zip(gathered, held.tolist(), kind.tolist(), strict=True)
         ]
         return groups, parents, bytearray(np.minimum(held, INNER).astype(np.uint8).tobytes())
 

@@ -179,7 +179,8 @@ class VersionedState:
     def prove(self, key: bytes, height: int) -> bytes:
         """The proof that `key` has the value it has, or none, under the root at `height` (see `proof.verify`).
 
-        A fraction of a millisecond; at an older checkpoint some milliseconds for the first one. Raises NotACheckpoint, Pruned.
+        A fraction of a millisecond; at an older checkpoint some milliseconds for the first one.
+        Raises NotACheckpoint, Pruned.
         """
         if height not in self._roots:
             self.root_at(height)

@@ -1,0 +1,110 @@
+"""Why the SDK refuses an answer, and how a node's refusal becomes an exception here."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Any, Final
+
+from blockcloud.primitives.errors import BadProof, BlockCloudError, Busy, PeerFault, Rejected, TimedOut
+from blockcloud.service_chain import rejections
+
+_CODE = re.compile(r"[a-z][a-z0-9_]{0,47}", re.ASCII)
+_TEXT_CHARACTERS: Final = 400
+
+
+class StaleProof(PeerFault):
+    """The proof is older than allowed."""
+
+    code = "stale_proof"
+    hint = "The node is behind, the ledger stands still, or this machine's clock is wrong."
+
+
+class Rollback(StaleProof):
+    """The proof is older than what this client has seen already, by more than allowed."""
+
+    code = "rollback"
+
+
+class ProofFromFuture(PeerFault):
+    """The ledger's time in the proof is ahead of this machine's clock by more than clocks may differ."""
+
+    code = "proof_from_future"
+    hint = "Set this machine's clock."
+
+
+class WrongStateKey(BadProof):
+    """The proof is about another key than the one that was asked for."""
+
+    code = "wrong_state_key"
+
+
+class ConflictingCertificates(PeerFault):
+    """A quorum has certified two different histories; more than a third of the weight lies."""
+
+    code = "conflicting_certificates"
+    hint = "Do not rely on this ledger. Keep both answers; they are evidence."
+
+
+class BadAnswer(PeerFault):
+    """The node's answer is not what its API promises."""
+
+    code = "bad_answer"
+
+
+class Refused(BlockCloudError):
+    """The node refuses the request; `code` says why."""
+
+    code = "refused"
+
+
+class NotFound(Refused):
+    """There is no such thing on this ledger, as far as the node knows."""
+
+    code = "not_found"
+
+
+@lru_cache(maxsize=256)
+def _refused(code: str, hint: str) -> type[Refused]:
+    """A class for a code that only nodes raise, so that every exception has the code it came with."""
+    return type("Refused", (Refused,), {"code": code, "hint": hint, "__doc__": Refused.__doc__})
+
+
+def _all_rejections() -> dict[str, type[Rejected]]:
+    found: dict[str, type[Rejected]] = {}
+    for item in vars(rejections).values():
+        if isinstance(item, type) and issubclass(item, Rejected):
+            found.setdefault(item.code, item)
+    return found
+
+
+REJECTIONS: Final = _all_rejections()
+
+
+def rejection(code: str, **values: object) -> Rejected:
+    """The ledger's rejection with this code."""
+    kind = REJECTIONS.get(code)
+    return (
+        kind(**values) if kind is not None else Rejected(f"the ledger refused the transaction: {code[:48]}", **values)
+    )
+
+
+def refusal(problem: dict[str, Any], status: int) -> BlockCloudError:
+    """The exception for a problem+json document (RFC 9457) of a node. Nothing in it is trusted to have a type."""
+    code, detail, hint = (_text(problem.get(field)) for field in ("code", "detail", "hint"))
+    retry = problem.get("retry_after_ms")
+    if code == Busy.code:
+        return Busy(detail, retry_after_ms=retry if isinstance(retry, int) and 0 <= retry <= 60_000 else 1_000)
+    if code == NotFound.code:
+        return NotFound(detail)
+    if code == TimedOut.code:
+        return TimedOut(detail)
+    if code in REJECTIONS:
+        return REJECTIONS[code](detail)
+    if not _CODE.fullmatch(code):
+        return BadAnswer("a refusal without a code", status=status)
+    return _refused(code, hint)(detail or f"the node answered {status}")
+
+
+def _text(value: object) -> str:
+    return value[:_TEXT_CHARACTERS] if isinstance(value, str) else ""

@@ -1,0 +1,156 @@
+"""HTTP to several nodes, any of which may be down, slow, busy or lying.
+
+A request goes to one node after another until one answers it. What a node refuses for a reason of its own (busy, broken,
+nonsense) the next is asked for; what it refuses because of the request is raised at once. Answers have a size limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+import httpx2
+import msgspec
+
+from blockcloud.primitives.errors import BadConfiguration, BlockCloudError, Busy, PeerFault, TimedOut, Unreachable
+from blockcloud.primitives.limits import HTTP_BODY_BYTES
+from blockcloud.sdk.errors import BadAnswer, refusal
+
+ATTEMPT_SECONDS: Final = 5.0
+REFUSALS_KEPT: Final = 64
+CONNECTIONS: Final = 64
+MSGPACK: Final = "application/msgpack"
+
+T = TypeVar("T")
+
+
+class Transport:
+    """Requests to the nodes at `urls`. Use as an async context manager, or call `close`."""
+
+    def __init__(self, urls: Sequence[str], *, attempt_s: float = ATTEMPT_SECONDS) -> None:
+        if not urls or any(not url.startswith(("http://", "https://")) for url in urls):
+            raise BadConfiguration("a client needs the http or https URL of at least one node", urls=list(urls))
+        self.urls = tuple(url.rstrip("/") for url in urls)
+        self.refused: deque[tuple[str, BlockCloudError]] = deque(maxlen=REFUSALS_KEPT)
+        self._attempt_s = attempt_s
+        self._preferred = 0
+        # No proxies or credentials from the environment: the URLs are the nodes themselves.
+        limits = httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
+        self._http = httpx2.AsyncClient(trust_env=False, limits=limits, timeout=attempt_s)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    async def once(
+        self,
+        url: str,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        content: bytes | None = None,
+        accept: str = "application/json",
+        timeout_s: float | None = None,
+    ) -> bytes:
+        """The body of one node's answer. Raises Unreachable, TimedOut, BadAnswer, or what the node refuses with."""
+        seconds = self._attempt_s if timeout_s is None else timeout_s
+        headers = {"Accept": accept}
+        if content is not None:
+            headers["Content-Type"] = MSGPACK if method == "POST" else "application/octet-stream"
+        try:
+            async with (
+                asyncio.timeout(seconds),
+                self._http.stream(
+                    method, url + path, params=params, content=content, headers=headers, timeout=seconds
+                ) as response,
+            ):
+                body = bytearray()
+                async for chunk in response.aiter_bytes():
+                    body += chunk
+                    if len(body) > HTTP_BODY_BYTES:
+                        raise BadAnswer("an answer is larger than its limit", url=url, limit=HTTP_BODY_BYTES)
+        except (TimeoutError, httpx2.TimeoutException):
+            raise TimedOut("the node did not answer in time", url=url, seconds=round(seconds, 3)) from None
+        except (httpx2.TransportError, httpx2.DecodingError, httpx2.InvalidURL) as error:
+            raise Unreachable(f"no answer: {error or type(error).__name__}", url=url) from None
+        if response.status_code >= 300:
+            raise _problem(bytes(body), response.status_code)
+        return bytes(body)
+
+    async def first(
+        self,
+        attempt: Callable[[str], Awaitable[T]],
+        *,
+        order: Sequence[str] | None = None,
+        timeout_s: float | None = None,
+    ) -> T:
+        """What `attempt` gives for the first node where it works.
+
+        Goes on to the next node after Unreachable, TimedOut, Busy, and any PeerFault: the latter means that the node's
+        answer was refused; it is noted in `refused`. With all nodes tried, raises the PeerFault if there was one, else
+        the last error.
+        """
+        start = self._preferred
+        urls = order or [*self.urls[start:], *self.urls[:start]]
+        deadline = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
+        fault: BlockCloudError | None = None
+        last: BlockCloudError = Unreachable("no node answered", urls=list(urls))
+        for url in urls:
+            if deadline is not None and asyncio.get_running_loop().time() >= deadline:
+                last = TimedOut("no node answered in time", seconds=timeout_s)
+                break
+            try:
+                result = await attempt(url)
+            except (Unreachable, TimedOut, Busy) as error:
+                last = error
+            except PeerFault as error:
+                self.refused.append((url, error))
+                fault = error
+            else:
+                self._preferred = self.urls.index(url) if url in self.urls else 0
+                return result
+        raise fault or last
+
+    async def json(self, path: str, params: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """The JSON object that the first willing node answers to GET. Nobody has verified it."""
+
+        async def attempt(url: str) -> dict[str, Any]:
+            return decode_object(await self.once(url, "GET", path, params=params))
+
+        return await self.first(attempt)
+
+    async def everywhere(self, method: str, path: str, content: bytes) -> int:
+        """Send to all nodes at once; how many took it. Raises the first refusal if none did."""
+        calls = (self.once(url, method, path, content=content) for url in self.urls)
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        taken, fault, last = 0, None, None
+        for result in results:
+            if not isinstance(result, BaseException):
+                taken += 1
+            elif not isinstance(result, BlockCloudError):
+                raise result
+            elif isinstance(result, Unreachable | TimedOut | Busy):
+                last = result
+            else:
+                fault = fault or result
+        if not taken:
+            raise fault or last or Unreachable("no node answered")
+        return taken
+
+
+def decode_object(body: bytes) -> dict[str, Any]:
+    """A JSON object. Raises BadAnswer."""
+    try:
+        return msgspec.json.decode(body, type=dict[str, Any])
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise BadAnswer(f"not a JSON object: {error}") from None
+
+
+def _problem(body: bytes, status: int) -> BlockCloudError:
+    try:
+        return refusal(decode_object(body), status)
+    except BadAnswer:
+        return BadAnswer("a refusal that is not problem+json", status=status)

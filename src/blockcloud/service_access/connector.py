@@ -1,0 +1,166 @@
+"""Late binding: from a name to a session with the best instance that proves itself.
+
+The service table has the first word (DROP refuses, FORWARD names the addresses); otherwise the name is resolved and the
+best three instances are raced, 150 ms apart or as soon as one has failed. Best means: lowest priority value, then the
+measured time of earlier connects, then load. The first that authenticates wins, and its key, which must be one that the
+ledger lists for the name, is pinned for the session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import OrderedDict
+from typing import Final
+
+from blockcloud.primitives.errors import BadSignature, BlockCloudError, TimedOut, Unreachable, WrongKey
+from blockcloud.primitives.names import parse_name
+from blockcloud.service_access.endpoint import ServiceEndpoint
+from blockcloud.service_access.errors import AccessDenied
+from blockcloud.service_access.frames import Address
+from blockcloud.service_access.resolution import Instance, NoInstances, Resolution, Resolver
+from blockcloud.service_access.service_table import Action
+from blockcloud.service_access.stream import Session
+
+CANDIDATES: Final = 3
+RACE_STAGGER_MS: Final = 150
+DIAL_TIMEOUT_MS: Final = 3_000
+CONNECT_TIMEOUT_MS: Final = 10_000
+MEASURED_INSTANCES: Final = 4_096
+UNMEASURED_MS: Final = 50.0
+PROTOCOL: Final = "tls"
+
+
+class Connector:
+    """Begins sessions by name over `endpoint`. Remembers how long instances took to answer."""
+
+    def __init__(self, endpoint: ServiceEndpoint, resolver: Resolver) -> None:
+        self._endpoint = endpoint
+        self._resolver = resolver
+        self._measured: OrderedDict[bytes, float] = OrderedDict()
+        if endpoint.resolver is None:
+            endpoint.resolver = resolver
+
+    async def connect(self, name: str, *, timeout_ms: float = CONNECT_TIMEOUT_MS) -> Session:
+        """A session with an instance of `name`.
+
+        Raises InvalidName, AccessDenied, whatever the resolver raises, NoInstances, WrongKey or BadSignature (whoever
+        answers is not the service), Unreachable, TimedOut.
+        """
+        parse_name(name)
+        try:
+            async with asyncio.timeout(timeout_ms / 1_000):
+                return await self._connect(name)
+        except TimeoutError:
+            raise TimedOut("no session within the time allowed", name=name, timeout_ms=round(timeout_ms)) from None
+
+    async def _connect(self, name: str) -> Session:
+        endpoint = self._endpoint
+        rule = endpoint.table.lookup(name, endpoint.now_ms(), int.from_bytes(os.urandom(4)))
+        if rule is not None and rule.action is Action.DROP:
+            raise AccessDenied("the service table drops connections to the name", name=name, rule=rule.pattern)
+        resolution = await self._resolver.resolve(name)
+        try:
+            return await self._race(resolution, rule.addresses if rule and rule.action is Action.FORWARD else ())
+        except (Unreachable, TimedOut, WrongKey, BadSignature) as error:
+            # Perhaps the answer was from a cache and the instances have moved or changed their keys.
+            fresh = await self._resolver.resolve(name, max_age_s=0)
+            if (fresh.instances, fresh.instance_keys) == (resolution.instances, resolution.instance_keys):
+                raise error
+            return await self._race(fresh, ())
+
+    async def _race(self, resolution: Resolution, forced: tuple[Address, ...]) -> Session:
+        """The first of the candidates that authenticates; the others are stopped."""
+        if forced:
+            candidates: list[tuple[bytes | None, list[Address]]] = [(None, [each]) for each in forced]
+        else:
+            candidates = [(each.key, _addresses(each)) for each in self._ranked(resolution)]
+        if not candidates:
+            raise NoInstances("no instance of the name has a live address", name=resolution.name)
+        waiting = candidates[:CANDIDATES]
+        running: set[asyncio.Task[Session]] = set()
+        errors: list[BlockCloudError] = []
+        try:
+            while waiting or running:
+                if waiting:
+                    key, addresses = waiting.pop(0)
+                    running.add(asyncio.create_task(self._try(resolution, key, addresses)))
+                done, running = await asyncio.wait(
+                    running,
+                    timeout=RACE_STAGGER_MS / 1_000 if waiting else None,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                winners = [task.result() for task in done if task.exception() is None]
+                for loser in winners[1:]:
+                    loser.abort("closed", "another instance was faster")
+                if winners:
+                    return winners[0]
+                errors += [_as_error(task.exception()) for task in done]
+        finally:
+            for task in running:
+                task.cancel()
+            late = await asyncio.gather(*running, return_exceptions=True)
+            for each in late:
+                if isinstance(each, Session):
+                    each.abort("closed", "another instance was faster")
+        raise _worst(errors, resolution.name)
+
+    async def _try(self, resolution: Resolution, key: bytes | None, addresses: list[Address]) -> Session:
+        """A session with one instance, at the first of its addresses that answers."""
+        started_ms = self._endpoint.now_ms()
+        last: BlockCloudError = Unreachable("the instance has no address", name=resolution.name)
+        for address in addresses:
+            try:
+                session = await self._endpoint.open(
+                    resolution.name, address, resolution.instance_keys, timeout_ms=DIAL_TIMEOUT_MS
+                )
+            except BlockCloudError as error:
+                last = error
+                continue
+            self._measure(session.peer_key, self._endpoint.now_ms() - started_ms)
+            return session
+        if key is not None:
+            self._measure(key, float(DIAL_TIMEOUT_MS))
+        raise last
+
+    def _ranked(self, resolution: Resolution) -> list[Instance]:
+        """Instances whose key the ledger lists and that have an address, best first."""
+        usable = [each for each in resolution.instances if each.key in resolution.instance_keys and _addresses(each)]
+
+        def rank(instance: Instance) -> tuple[int, float, int, bytes]:
+            priority = min(each.priority for each in instance.endpoints if each.protocol == PROTOCOL)
+            # Differences below 10 ms are noise; load decides then, and chance among equals.
+            measured = self._measured.get(instance.key, UNMEASURED_MS) // 10
+            return priority, measured, instance.load, os.urandom(4)
+
+        return sorted(usable, key=rank)
+
+    def _measure(self, key: bytes, took_ms: float) -> None:
+        before = self._measured.pop(key, took_ms)
+        self._measured[key] = 0.7 * before + 0.3 * took_ms
+        if len(self._measured) > MEASURED_INSTANCES:
+            self._measured.popitem(last=False)
+
+
+def _addresses(instance: Instance) -> list[Address]:
+    endpoints = sorted(
+        (each for each in instance.endpoints if each.protocol == PROTOCOL), key=lambda each: each.priority
+    )
+    return [(each.host, each.port) for each in endpoints]
+
+
+def _as_error(error: BaseException | None) -> BlockCloudError:
+    """Errors of ours are answers; anything else is a bug and goes on up."""
+    if isinstance(error, BlockCloudError):
+        return error
+    raise error if error is not None else RuntimeError("a task without error has no session")
+
+
+def _worst(errors: list[BlockCloudError], name: str) -> BlockCloudError:
+    """What to tell: an impostor before anything else, then the last reason."""
+    for error in errors:
+        if isinstance(error, WrongKey | BadSignature):
+            return error
+    if len(errors) == 1:
+        return errors[0]
+    return Unreachable("no instance of the name could be reached", name=name, reasons=[str(each) for each in errors])

@@ -1,0 +1,171 @@
+"""The control socket of a running publish or forward: one JSON object a line, one answer each.
+
+    {"op": "move", "to": "127.0.0.5:0"}   ->  {"ok": true, "address": "127.0.0.5:40123"}
+    {"op": "status"}                      ->  {"ok": true, ...}
+
+A Unix socket with mode 0600: who may connect is a matter of the file system.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import stat
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from blockcloud.primitives.errors import BadConfiguration, BlockCloudError, Malformed, Unreachable
+from blockcloud.service_access.endpoint import ServiceEndpoint
+
+LINE_BYTES: Final = 64 * 1024
+CONTROL_CONNECTIONS: Final = 16
+ANSWER_SECONDS: Final = 30.0
+STATUS_SESSIONS: Final = 100
+
+Handler: TypeAlias = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+
+
+class UnknownOperation(Malformed):
+    """The control socket knows no such operation."""
+
+    code = "unknown_operation"
+
+
+def parse_endpoint(text: Any) -> tuple[str, int]:
+    """(host, port) of "host:port" or "[v6]:port". Raises Malformed."""
+    if not isinstance(text, str):
+        raise Malformed("an address is a text of the form host:port")
+    host, separator, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not separator or not host or not port.isascii() or not port.isdigit() or int(port) > 0xFFFF:
+        raise Malformed("an address has the form host:port", text=text[:80])
+    return host, int(port)
+
+
+class ControlServer:
+    """Answers `operations` at the Unix socket `path`."""
+
+    def __init__(self, path: Path, operations: Mapping[str, Handler]) -> None:
+        self._path = path
+        self._operations = operations
+        self._server: asyncio.Server | None = None
+        self._open = 0
+
+    async def start(self) -> None:
+        """Listen. A socket file that nobody answers at is replaced. Raises BadConfiguration."""
+        if await _is_served(self._path):
+            raise BadConfiguration("another process serves this control socket", path=str(self._path))
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISSOCK(self._path.lstat().st_mode):
+                raise BadConfiguration("the control socket's path is taken by another file", path=str(self._path))
+            self._path.unlink()
+        before = os.umask(0o177)  # so that there is no moment at which others may connect
+        try:
+            self._server = await asyncio.start_unix_server(self._serve, path=self._path, limit=LINE_BYTES)
+        except OSError as error:
+            raise BadConfiguration(f"cannot open control socket: {error.strerror}", path=str(self._path)) from None
+        finally:
+            os.umask(before)
+        self._path.chmod(0o600)
+
+    async def close(self) -> None:
+        """Stop, and remove the socket file."""
+        if self._server is not None:
+            self._server.close()
+            self._path.unlink(missing_ok=True)
+            self._server = None
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._open >= CONTROL_CONNECTIONS:
+            writer.close()
+            return
+        self._open += 1
+        try:
+            while line := await reader.readline():
+                writer.write(json.dumps(await self._answer(line)).encode() + b"\n")
+                await writer.drain()
+        except (ValueError, ConnectionError):  # a line beyond the limit, or the client has left
+            return
+        finally:
+            self._open -= 1
+            writer.close()
+
+    async def _answer(self, line: bytes) -> dict[str, Any]:
+        try:
+            return {"ok": True, **await self._operate(line)}
+        except BlockCloudError as error:
+            return {"ok": False, "code": error.code, "error": str(error), "hint": error.hint}
+
+    async def _operate(self, line: bytes) -> dict[str, Any]:
+        try:
+            request = json.loads(line)
+        except ValueError:
+            raise Malformed("a request is one JSON object on a line") from None
+        if not isinstance(request, dict):
+            raise Malformed("a request is one JSON object on a line")
+        handler = self._operations.get(str(request.get("op")))
+        if handler is None:
+            raise UnknownOperation("no such operation", op=str(request.get("op"))[:40], known=sorted(self._operations))
+        return await handler(request)
+
+
+async def _is_served(path: Path) -> bool:
+    try:
+        _, writer = await asyncio.open_unix_connection(path)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+async def request(path: Path, operation: Mapping[str, Any], *, timeout_s: float = ANSWER_SECONDS) -> dict[str, Any]:
+    """Ask the process behind the control socket `path`. Raises Unreachable, also when the answer does not come."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            reader, writer = await asyncio.open_unix_connection(path, limit=LINE_BYTES)
+            try:
+                writer.write(json.dumps(dict(operation)).encode() + b"\n")
+                line = await reader.readline()
+            finally:
+                writer.close()
+    except (OSError, ValueError) as error:
+        raise Unreachable(f"no answer at the control socket: {error}", path=str(path)) from None
+    try:
+        answer = json.loads(line)
+    except ValueError:
+        raise Unreachable("no answer at the control socket", path=str(path)) from None
+    return dict(answer)
+
+
+def endpoint_operations(endpoint: ServiceEndpoint, status: Callable[[], dict[str, Any]]) -> dict[str, Handler]:
+    """The operations of a publish or forward over `endpoint`: `move` and `status`; `status` adds to what is shown."""
+
+    async def move(request: dict[str, Any]) -> dict[str, Any]:
+        host, port = await endpoint.move(*parse_endpoint(request.get("to")))
+        return {"address": f"{host}:{port}"}
+
+    async def show(_: dict[str, Any]) -> dict[str, Any]:
+        sessions = [
+            {
+                "id": session.core.session_id.hex(),
+                "name": session.name,
+                "peer": session.peer_key.hex(),
+                "state": session.core.state.value,
+                **asdict(session.statistics),
+            }
+            for session in list(endpoint.sessions.values())[:STATUS_SESSIONS]
+        ]
+        addresses = [f"{host}:{port}" for host, port in endpoint.addresses]
+        return {
+            "addresses": addresses,
+            "sessions": sessions,
+            "session_count": len(endpoint.sessions),
+            "faults": dict(endpoint.faults),
+            **status(),
+        }
+
+    return {"move": move, "status": show}

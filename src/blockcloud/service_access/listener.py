@@ -1,0 +1,120 @@
+"""`listen(name)` and `connect(name)`: what programs use.
+
+    async with listen("thermo.kitchen", key, announcer=...) as listener:
+        while True:
+            session = await listener.accept()
+
+`listen` binds, signs and announces; leaving the block ends the lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from blockcloud.primitives.errors import BlockCloudError
+from blockcloud.primitives.keys import SigningKey
+from blockcloud.primitives.names import parse_name
+from blockcloud.service_access.announce import DEFAULT_LEASE_S, AddressAnnouncer
+from blockcloud.service_access.connector import CONNECT_TIMEOUT_MS, Connector
+from blockcloud.service_access.endpoint import ServiceEndpoint
+from blockcloud.service_access.frames import Address
+from blockcloud.service_access.resolution import Announcer, Resolver
+from blockcloud.service_access.session import SessionParameters
+from blockcloud.service_access.stream import Session
+
+DEFAULT_ADDRESS: Address = ("127.0.0.1", 0)
+
+
+class Listener:
+    """Sessions that consumers began with a name served here."""
+
+    def __init__(self, name: str, endpoint: ServiceEndpoint, queue: asyncio.Queue[Session]) -> None:
+        self.name = name
+        self.endpoint = endpoint
+        self._queue = queue
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Where it listens."""
+        return self.endpoint.addresses
+
+    async def accept(self) -> Session:
+        """The next session. `session.peer_key` is the consumer's identity."""
+        return await self._queue.get()
+
+    async def move(self, host: str, port: int = 0) -> Address:
+        """Go elsewhere while sessions go on; the new address."""
+        return await self.endpoint.move(host, port)
+
+    def __aiter__(self) -> Listener:
+        return self
+
+    async def __anext__(self) -> Session:
+        return await self.accept()
+
+
+@contextlib.asynccontextmanager
+async def listen(
+    name: str,
+    key: SigningKey,
+    *,
+    announcer: Announcer | None = None,
+    address: Address = DEFAULT_ADDRESS,
+    endpoint: ServiceEndpoint | None = None,
+    parameters: SessionParameters | None = None,
+    lease_s: int = DEFAULT_LEASE_S,
+    service_file_hash: bytes = b"",
+) -> AsyncIterator[Listener]:
+    """Serve `name` with the instance key `key` (which the name's owner has put on the ledger).
+
+    Without `endpoint` a new one listens at `address` and is closed at the end. With `announcer` the address is
+    announced now, at half of every lease, and after every move.
+    """
+    parse_name(name)
+    async with contextlib.AsyncExitStack() as stack:
+        if endpoint is None:
+            endpoint = await stack.enter_async_context(ServiceEndpoint(key, parameters=parameters))
+            await endpoint.start(*address)
+        queue = endpoint.bind_name(name, key)
+        stack.callback(endpoint.unbind_name, name)
+        if announcer is not None:
+            own = endpoint
+            announcing = AddressAnnouncer(
+                name,
+                key,
+                lambda: own.addresses,
+                announcer,
+                lease_s=lease_s,
+                service_file_hash=service_file_hash,
+            )
+            endpoint.moved.append(announcing.announce_now)
+            stack.callback(endpoint.moved.remove, announcing.announce_now)
+            stack.push_async_callback(announcing.close)
+            await announcing.start()
+        yield Listener(name, endpoint, queue)
+
+
+async def connect(
+    name: str,
+    *,
+    resolver: Resolver,
+    key: SigningKey | None = None,
+    endpoint: ServiceEndpoint | None = None,
+    timeout_ms: float = CONNECT_TIMEOUT_MS,
+    parameters: SessionParameters | None = None,
+) -> Session:
+    """A session with the best instance of `name`; errors as `Connector.connect`.
+
+    Without `endpoint` the session gets one of its own, which goes with it. `key` is this side's identity there, a new
+    one if None.
+    """
+    own = endpoint or ServiceEndpoint(key or SigningKey.generate(), parameters=parameters)
+    try:
+        session = await Connector(own, resolver).connect(name, timeout_ms=timeout_ms)
+    except BlockCloudError:
+        if endpoint is None:
+            await own.close()
+        raise
+    return session

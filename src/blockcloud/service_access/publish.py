@@ -1,0 +1,49 @@
+"""`publish NAME --to HOST:PORT`: an unmodified TCP server becomes a service with a name.
+
+Every session is spliced to a TCP connection of its own to the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import structlog
+
+from blockcloud.service_access.frames import Address
+from blockcloud.service_access.listener import Listener
+from blockcloud.service_access.splice import TcpSide, splice
+from blockcloud.service_access.stream import Session
+
+SERVER_CONNECT_SECONDS: Final = 5.0
+
+log = structlog.get_logger(__name__)
+
+
+async def publish(listener: Listener, server: Address) -> None:
+    """Pass every session of `listener` on to `server`, until cancelled."""
+    running: set[asyncio.Task[None]] = set()
+    try:
+        async for session in listener:
+            task = asyncio.get_running_loop().create_task(_serve(session, server))
+            running.add(task)
+            task.add_done_callback(running.discard)
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+async def _serve(session: Session, server: Address) -> None:
+    tcp = TcpSide()
+    host, port = server
+    try:
+        async with asyncio.timeout(SERVER_CONNECT_SECONDS):
+            await asyncio.get_running_loop().create_connection(lambda: tcp, host, port)
+    except OSError as error:  # TimeoutError is one
+        log.warning("server_unreachable", name=session.name, server=f"{host}:{port}", reason=str(error))
+        session.abort("server_unreachable", "the server behind the service does not answer")
+        return
+    error = await splice(session, tcp)
+    if error is not None:
+        log.info("session_ended", name=session.name, code=error.code, reason=str(error))

@@ -1,0 +1,131 @@
+"""Joins a session with a plain TCP connection, both ways, for programs that know nothing of names.
+
+Bytes and half-closes pass through. If one side ends in an error, the other is reset, so that its program sees an error
+rather than a short answer that looks complete.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from typing import Final, cast
+
+from blockcloud.primitives.errors import BlockCloudError
+from blockcloud.service_access.errors import SessionEnded
+from blockcloud.service_access.stream import Session
+
+TCP_WRITE_BUFFER_BYTES: Final = 512 * 1024
+
+
+class TcpSide(asyncio.Protocol):
+    """The plain connection. What it reads goes straight into the session, as fast as the session takes it."""
+
+    def __init__(self) -> None:
+        self.session: Session | None = None
+        self._transport: asyncio.Transport | None = None
+        self._connected = asyncio.Event()
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._pending: asyncio.Task[None] | None = None
+        self._eof = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=TCP_WRITE_BUFFER_BYTES)
+        if self.session is None:
+            self._transport.pause_reading()
+        self._connected.set()
+
+    async def connected(self) -> None:
+        """Wait until the connection is there (a server makes the protocol first)."""
+        await self._connected.wait()
+
+    def start(self, session: Session) -> None:
+        """Pass what is read to `session` from now on."""
+        self.session = session
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def data_received(self, data: bytes) -> None:
+        session = self.session
+        if session is None or not session.core.writable:
+            return
+        accepted = session.write_now(data)
+        if accepted < len(data) and self._transport is not None:
+            self._transport.pause_reading()
+            rest = memoryview(data)[accepted:]
+            self._pending = asyncio.get_running_loop().create_task(self._write_rest(session, rest))
+
+    async def _write_rest(self, session: Session, rest: memoryview) -> None:
+        try:
+            await session.write(rest)
+        except BlockCloudError:
+            return  # the other direction sees it, too, and says so
+        finally:
+            self._pending = None
+        if self._eof:
+            session.write_eof()
+        elif self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def eof_received(self) -> bool:
+        self._eof = True
+        if self._pending is None and self.session is not None:
+            self.session.write_eof()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._writable.set()
+        if exc is not None and self.session is not None:
+            self.session.abort("connection_reset", "the program behind the session broke its connection")
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    async def write(self, pieces: list[memoryview]) -> None:
+        """Write, and wait while the other program does not read (back-pressure)."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.writelines(pieces)
+            await self._writable.wait()
+
+    def write_eof(self) -> None:
+        """End our direction."""
+        if self._transport is not None and not self._transport.is_closing() and self._transport.can_write_eof():
+            self._transport.write_eof()
+
+    def close(self) -> None:
+        """Close when everything is written."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def reset(self) -> None:
+        """Close with a TCP reset, so that the program cannot take what it got for the whole."""
+        if self._transport is None:
+            return
+        plain = self._transport.get_extra_info("socket")
+        if plain is not None and not self._transport.is_closing():
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._transport.abort()
+
+
+async def splice(session: Session, tcp: TcpSide) -> SessionEnded | None:
+    """Pass bytes until both directions have ended; the session's error if it ended in one. Both are closed then."""
+    try:
+        tcp.start(session)
+        while pieces := await session.read_pieces():
+            await tcp.write(pieces)
+        tcp.write_eof()
+        await session.drained()
+    except SessionEnded as error:
+        tcp.reset()
+        return error
+    except BaseException:
+        session.abort("closed", "the process stops")
+        tcp.reset()
+        raise
+    tcp.close()
+    return None

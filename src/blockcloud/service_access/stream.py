@@ -1,0 +1,324 @@
+"""A session as programs see it: `read`, `write`, `write_eof`, `close`, over whatever link there is at the moment.
+
+The asyncio adaptor of `session.SessionCore`. It passes frames both ways, keeps one timer, and tells its keeper (the
+endpoint) when a new link is needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, Protocol
+
+from blockcloud.primitives.errors import BlockCloudError, PeerFault
+from blockcloud.service_access.errors import SessionEnded
+from blockcloud.service_access.frames import Frame
+from blockcloud.service_access.links import Link
+from blockcloud.service_access.session import Role, SessionCore, State, Statistics
+
+READ_BYTES: Final = 256 * 1024
+SEND_BATCH_BYTES: Final = 256 * 1024
+
+
+class SessionKeeper(Protocol):
+    """Who finds links for sessions and forgets them when they are over."""
+
+    def link_needed(self, session: Session) -> None: ...
+
+    def session_over(self, session: Session) -> None: ...
+
+
+class Session:
+    """A two-way byte stream to the holder of `peer_key`, under the service name `name`.
+
+    Either end may move: the stream goes on. If the peer is gone for good, `read` and `write` raise SessionLost; if it
+    gave up on purpose, SessionReset. One reader and one writer at a time.
+    """
+
+    def __init__(self, core: SessionCore, *, name: str, peer_key: bytes, keeper: SessionKeeper) -> None:
+        self.core = core
+        self.name = name
+        self.peer_key = peer_key
+        self._keeper = keeper
+        self._loop = asyncio.get_running_loop()
+        self._link: Link | None = None
+        self._old: Link | None = None  # until the first frame on the new link shows that the peer has switched
+        self._readable = asyncio.Event()
+        self._sendable = asyncio.Event()
+        self._changed = asyncio.Event()  # link or state
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_ms = 0.0
+        self._discard = False
+        self._over = False
+
+    # --- for programs -----------------------------------------------------------------------------------------------
+
+    @property
+    def statistics(self) -> Statistics:
+        """Counters: bytes, resumes, longest gap."""
+        return self.core.statistics
+
+    async def read(self, count: int = READ_BYTES) -> bytes:
+        """At most `count` bytes, at least one; b"" at the end of the peer's stream. Raises SessionEnded's children."""
+        pieces = await self.read_pieces(count)
+        return bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
+
+    async def read_pieces(self, count: int = READ_BYTES) -> list[memoryview]:
+        """As `read`, without joining; an empty list at the end."""
+        core = self.core
+        while not core.waiting:
+            if core.error is not None:
+                raise core.error
+            if core.peer_ended:
+                return []
+            self._readable.clear()
+            await self._readable.wait()
+        pieces = core.read(count, self._now_ms())
+        self._pump()
+        return pieces
+
+    async def read_exactly(self, count: int) -> bytes:
+        """Exactly `count` bytes. Raises SessionEnded if the stream ends before."""
+        parts: list[bytes] = []
+        while count:
+            part = await self.read(count)
+            if not part:
+                raise SessionEnded("the peer's stream ended early", missing=count)
+            parts.append(part)
+            count -= len(part)
+        return b"".join(parts)
+
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send `data`; returns when the bounded buffer has all of it. Raises SessionEnded's children."""
+        view: bytes | bytearray | memoryview = data
+        while True:
+            if self.core.error is not None:
+                raise self.core.error
+            if not self.core.writable:
+                raise SessionEnded("this side has ended its stream")
+            accepted = self.core.write(view)
+            self._pump()
+            if accepted == len(view):
+                return
+            view = memoryview(view)[accepted:]
+            if not self.core.room:
+                self._sendable.clear()
+                await self._sendable.wait()
+
+    def write_now(self, data: bytes) -> int:
+        """Take as much of `data` as there is room for, without waiting; how many bytes."""
+        accepted = self.core.write(data)
+        self._pump()
+        return accepted
+
+    def write_eof(self) -> None:
+        """End this side's stream; the peer's goes on."""
+        self.core.finish()
+        self._pump()
+
+    async def drained(self) -> None:
+        """Wait until the peer has everything, the end included (after `write_eof`). Raises SessionEnded's children."""
+        while not self.core.all_sent:
+            if self.core.error is not None:
+                raise self.core.error
+            await self._change()
+
+    async def close(self) -> None:
+        """End this side's stream and wait until the peer has it all; what the peer still sends is dropped.
+
+        Never raises: a session that is over already is closed. A peer that goes on sending after the linger time is
+        reset.
+        """
+        if self.core.writable:
+            self.write_eof()
+        self._discard = True
+        self._settle()
+        limit_ms = self.core.parameters.linger_ms + self.core.parameters.give_up_ms
+        try:
+            async with asyncio.timeout(limit_ms / 1_000):
+                await self.drained()
+            async with asyncio.timeout(self.core.parameters.linger_ms / 1_000):
+                while self.core.state not in (State.FINISHED, State.FAILED):
+                    await self._change()
+        except TimeoutError:
+            self.abort("closed", "closed by the program")
+        except SessionEnded:
+            return
+
+    def abort(self, code: str, reason: str) -> None:
+        """End the session at once; the peer's program sees SessionReset with `code` and `reason`."""
+        self.core.reset(code, reason)
+        self._settle()
+
+    async def __aenter__(self) -> Session:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            await self.close()
+        else:
+            self.abort("closed", "closed by the program after an error")
+
+    @property
+    def error(self) -> BlockCloudError | None:
+        """Why the session failed, if it did."""
+        return self.core.error
+
+    # --- for the endpoint -------------------------------------------------------------------------------------------
+
+    @property
+    def linked(self) -> bool:
+        """A link carries the session now."""
+        return self.core.linked
+
+    @property
+    def role(self) -> Role:
+        """Whether this side began the session."""
+        return self.core.role
+
+    def adopt(self, link: Link, counter: int) -> None:
+        """`link` has the session now (the core has said so). The old one is closed as soon as the peer uses the new."""
+        if self._old is not None:
+            self._old.abort()
+        self._old, self._link = self._link, link
+        if counter % 2 != self.core.role and self._old is not None:
+            self._old.abort()  # the peer dialled, so it uses the new link already
+            self._old = None
+        link.bind(self, counter)
+        self._changed.set()
+
+    async def attached_beyond(self, counter: int) -> None:
+        """Wait for a link with a higher counter than `counter`, or for the session's end."""
+        while self.core.link <= counter and not self._over:
+            await self._change()
+
+    async def ended(self) -> None:
+        """Wait until the session is finished or has failed."""
+        while self.core.state not in (State.FINISHED, State.FAILED):
+            await self._change()
+
+    def drop_link(self) -> None:
+        """Cut the link as it is; the session looks for another one."""
+        if self._link is not None:
+            self._link.abort()
+
+    def announce_move(self, addresses: tuple[tuple[str, int], ...]) -> None:
+        """Tell the peer over the present link where we are now."""
+        self.core.announce_move(addresses)
+        self._pump()
+
+    def lose(self, reason: str) -> None:
+        """Give up: no link can be made."""
+        self.core.lose(reason)
+        self._settle()
+
+    async def _change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+    # --- LinkOwner --------------------------------------------------------------------------------------------------
+
+    def link_frame(self, link: Link, frame: Frame) -> None:
+        """A frame of the session, from its link or an older one (the core knows)."""
+        if self._old is not None and link is self._link:
+            self._old.abort()
+            self._old = None
+        self.core.receive(link.counter, frame, self._now_ms())
+
+    def link_settled(self, link: Link) -> None:
+        """See what has changed."""
+        self._settle()
+
+    def link_fault(self, link: Link, fault: PeerFault) -> None:
+        """The peer broke a rule: on the session's link that ends the session, on an old one only the link."""
+        if link is self._link:
+            self.core.fail_for(fault)
+            self._settle()
+        else:
+            link.abort()
+
+    def link_lost(self, link: Link) -> None:
+        """A link broke; if it was the session's, another one is needed."""
+        if link is self._old:
+            self._old = None
+        if self.core.link_lost(link.counter, self._now_ms()):
+            self._link = None
+            self._settle()
+            if self.core.state is State.DETACHED:
+                self._keeper.link_needed(self)
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _now_ms(self) -> float:
+        return self._loop.time() * 1_000
+
+    def _pump(self) -> None:
+        """Send what may be sent, as long as the link takes it."""
+        link, core = self._link, self.core
+        if link is None or link.lost:
+            return
+        now_ms = self._now_ms()
+        while not link.paused:
+            pieces = core.take_frames(SEND_BATCH_BYTES, now_ms)
+            if not pieces:
+                break
+            link.send(*pieces)
+        self._schedule()
+
+    def _settle(self) -> None:
+        """After anything happened: send, wake whoever waits, act on a new state."""
+        core = self.core
+        if self._discard and core.waiting:
+            core.read(core.waiting, self._now_ms())
+        self._pump()
+        if core.waiting or core.peer_ended or core.error is not None:
+            self._readable.set()
+        if core.room or core.error is not None:
+            self._sendable.set()
+        if core.state in (State.FINISHED, State.FAILED):
+            self._changed.set()
+            if self._link is not None:
+                self._link.close()
+        elif core.all_sent:
+            self._changed.set()
+        if core.state is State.FAILED:
+            self._end()
+        elif core.dial_due_ms is not None:
+            self._keeper.link_needed(self)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        due = self.core.next_timer()
+        if due is None or self._over:
+            return
+        if self._timer is not None:
+            if self._timer_ms <= due + 1:
+                return  # it fires early enough, and then sets itself again
+            self._timer.cancel()
+        self._timer_ms = due
+        self._timer = self._loop.call_at(due / 1_000 + 0.0005, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        now_ms = self._now_ms()
+        if self.core.tick(now_ms) and self._link is not None:
+            link = self._link
+            link.abort()
+            self.link_lost(link)
+            return
+        if self.core.expired(now_ms):
+            self._end()
+            return
+        self._settle()
+
+    def _end(self) -> None:
+        if self._over:
+            return
+        self._over = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._old is not None:
+            self._old.abort()
+        self._readable.set()
+        self._sendable.set()
+        self._changed.set()
+        self._keeper.session_over(self)

@@ -1,0 +1,172 @@
+"""How one transaction is executed: may it act, who pays, what does it do.
+
+The order is fixed, because every node must refuse for the same reason:
+
+1. `authorise`: expiry, lane, signers, sequence, permissions, fee. A transaction that fails here is void (`Unpaid`).
+2. The fee is charged and the lane's sequence moves on. Nothing later undoes that.
+3. The operations, in order. If one breaks a rule (`Failed`), all of them are undone.
+
+A lane's spending is what its sender's balance has lost when the operations are done, so no operation needs to know
+about caps. DESIGN section 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from blockcloud.service_chain.accounts import NO_EVENTS, Context, Event, apply_transfer
+from blockcloud.service_chain.lanes import apply_close_lane, apply_open_lane
+from blockcloud.service_chain.names import (
+    apply_add_instance,
+    apply_preorder,
+    apply_register,
+    apply_remove_instance,
+    apply_renew_name,
+    apply_revoke_name,
+    apply_transfer_name,
+    apply_update_name,
+)
+from blockcloud.service_chain.operations import (
+    TAGS,
+    AddInstance,
+    AnnounceEndpoint,
+    CloseLane,
+    OpenLane,
+    Preorder,
+    Register,
+    RemoveInstance,
+    RenewName,
+    RevokeName,
+    Transfer,
+    TransferName,
+    UpdateName,
+)
+from blockcloud.service_chain.records import Account, Lane
+from blockcloud.service_chain.rejections import (
+    OK,
+    Failed,
+    FeeLimitTooLow,
+    FeeNotPayable,
+    FutureSequence,
+    LaneExpired,
+    OperationNotAllowed,
+    SpendingCapExceeded,
+    StaleSequence,
+    TransactionExpired,
+    UnknownLane,
+    WrongSigner,
+)
+from blockcloud.service_chain.state_keys import account_key, lane_key
+from blockcloud.service_chain.transaction import Transaction
+from blockcloud.service_chain.validators import apply_announce_endpoint
+from blockcloud.service_chain.working_state import WorkingState
+
+Rule = Callable[[WorkingState, bytes, Any, Context], Sequence[Event]]
+
+RULES: Final[Mapping[type, Rule]] = {
+    Transfer: apply_transfer,
+    OpenLane: apply_open_lane,
+    CloseLane: apply_close_lane,
+    Preorder: apply_preorder,
+    Register: apply_register,
+    UpdateName: apply_update_name,
+    AddInstance: apply_add_instance,
+    RemoveInstance: apply_remove_instance,
+    TransferName: apply_transfer_name,
+    RenewName: apply_renew_name,
+    RevokeName: apply_revoke_name,
+    AnnounceEndpoint: apply_announce_endpoint,
+}
+_NOBODY: Final = Account(0)
+
+
+class Effect(msgspec.Struct, frozen=True):
+    """What a transaction that was entitled to act did: `code` is "ok" or that of the rejection that undid it."""
+
+    code: str
+    fee: int
+    events: Sequence[Event]
+
+
+def execute_transaction(state: WorkingState, transaction: Transaction, base_fee: int, context: Context) -> Effect:
+    """Execute one transaction.
+
+    Raises a child of `Unpaid`, and has done nothing then, if the transaction may not act.
+    """
+    body = transaction.body
+    sender, source = body.sender, account_key(body.sender)
+    fee = base_fee * transaction.weight
+    account, lane = _authorise(state, transaction, source, fee, context.height)
+    balance = account.balance - fee
+    if lane is None:
+        state.put(source, Account(balance, account.sequence + 1, account.highest_lane))
+    else:
+        state.put(source, Account(balance, account.sequence, account.highest_lane))
+        state.put(lane_key(sender, body.lane), _moved_on(lane, fee))
+    mark = state.mark()
+    events: Sequence[Event] = NO_EVENTS
+    try:
+        for operation in body.operations:
+            events = (*events, *RULES[type(operation)](state, sender, operation, context))
+        if lane is not None:
+            _spend(state, sender, body.lane, balance)
+    except Failed as rejection:
+        state.roll_back(mark)
+        return Effect(rejection.code, fee, NO_EVENTS)
+    return Effect(OK, fee, events)
+
+
+def _authorise(
+    state: WorkingState, transaction: Transaction, source: bytes, fee: int, height: int
+) -> tuple[Account, Lane | None]:
+    """The sender's account, and its lane unless that is the owner's. Raises Unpaid if the transaction may not act."""
+    body = transaction.body
+    sender = body.sender
+    if height > body.valid_until:
+        raise TransactionExpired(valid_until=body.valid_until, height=height)
+    account = state.get(source, Account) or _NOBODY
+    lane: Lane | None = None
+    key, sequence, payable = sender, account.sequence, account.balance
+    if body.lane:
+        lane = state.get(lane_key(sender, body.lane), Lane)
+        if lane is None:
+            raise UnknownLane(lane=body.lane)
+        key, sequence, payable = lane.key, lane.sequence, min(payable, lane.cap)
+    if transaction.signers != (key,):
+        raise WrongSigner(lane=body.lane)
+    if body.sequence != sequence:
+        raise (StaleSequence if body.sequence < sequence else FutureSequence)(sequence=body.sequence, next=sequence)
+    if lane is not None:
+        if height > lane.expires_height:
+            raise LaneExpired(lane=body.lane, expires_height=lane.expires_height)
+        for operation in body.operations:
+            if TAGS[type(operation)] not in lane.allowed:
+                raise OperationNotAllowed(lane=body.lane, tag=TAGS[type(operation)])
+    if fee > body.fee_limit:
+        raise FeeLimitTooLow(fee=fee, fee_limit=body.fee_limit)
+    if fee > payable:
+        raise FeeNotPayable(fee=fee, payable=payable)
+    return account, lane
+
+
+def _moved_on(lane: Lane, spent: int) -> Lane:
+    """`lane` after a transaction that spent so much."""
+    return Lane(lane.key, lane.allowed, lane.cap - spent, lane.expires_height, lane.deposit, lane.sequence + 1)
+
+
+def _spend(state: WorkingState, sender: bytes, number: int, balance: int) -> None:
+    """Take what the operations spent, starting from `balance`, off the lane's cap. Raises SpendingCapExceeded."""
+    account = state.get(account_key(sender), Account) or _NOBODY
+    spent = balance - account.balance
+    place = lane_key(sender, number)
+    lane = state.get(place, Lane)
+    assert lane is not None, "a lane cannot close itself"
+    if spent > lane.cap:
+        raise SpendingCapExceeded(lane=number, spent=spent, cap=lane.cap)
+    if spent > 0:
+        state.put(
+            place, Lane(lane.key, lane.allowed, lane.cap - spent, lane.expires_height, lane.deposit, lane.sequence)
+        )

@@ -1,0 +1,74 @@
+"""What a transaction costs, and how the price follows the load.
+
+A transaction has a weight: its bytes, signatures and operations. It pays base fee x weight. After each commit the base
+moves towards the price at which commits carry the target: by at most one eighth, or by 1 micro-BLOC where an eighth is
+less, and never below the floor (the scheme of EIP-1559). Half of each fee is burned, half goes to the era pot, an odd
+micro-BLOC is burned, so that copying a neighbour's transactions earns a proposer nothing. DESIGN sections 3.4 and 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from blockcloud.service_chain.genesis import FeeParameters
+from blockcloud.service_chain.operations import (
+    AddInstance,
+    AnnounceEndpoint,
+    CloseLane,
+    OpenLane,
+    Preorder,
+    Register,
+    RemoveInstance,
+    RenewName,
+    RevokeName,
+    Transfer,
+    TransferName,
+    UpdateName,
+)
+from blockcloud.service_chain.records import Fees
+
+BYTES_PER_UNIT: Final = 64
+SIGNATURE_WEIGHT: Final = 5
+# In proportion to the keys that an operation reads and writes; a key that may stay for ever counts double.
+OPERATION_WEIGHTS: Final[Mapping[type, int]] = {
+    Transfer: 4,
+    OpenLane: 8,
+    CloseLane: 4,
+    Preorder: 8,
+    Register: 16,
+    UpdateName: 8,
+    AddInstance: 6,
+    RemoveInstance: 4,
+    TransferName: 6,
+    RenewName: 4,
+    RevokeName: 4,
+    AnnounceEndpoint: 6,
+}
+STEP_DIVISOR: Final = 8
+
+
+def weight_of(raw_bytes: int, signatures: int, operations: Sequence[object]) -> int:
+    """The weight in units of a transaction of so many bytes and signatures; a transfer with one signature has 13."""
+    weights = OPERATION_WEIGHTS
+    size = -(-raw_bytes // BYTES_PER_UNIT)
+    return size + SIGNATURE_WEIGHT * signatures + sum([weights[type(operation)] for operation in operations])
+
+
+def next_base_fee(base_fee: int, weight: int, parameters: FeeParameters) -> int:
+    """The base fee after a commit of `weight` units: unchanged at the target, up or down by at most an eighth."""
+    target = parameters.target_weight
+    distance = min(abs(weight - target), target)
+    step = -(-base_fee * distance // (target * STEP_DIVISOR))
+    step = min(step, max(1, base_fee // STEP_DIVISOR))
+    return max(parameters.base_fee_floor, base_fee + step if weight > target else base_fee - step)
+
+
+def after_commit(fees: Fees, paid: int, pot: int, weight: int, parameters: FeeParameters) -> Fees:
+    """The fee record after a commit in which `paid` was charged, `pot` of it for the era pot, for `weight` units."""
+    return Fees(
+        base_fee=next_base_fee(fees.base_fee, weight, parameters),
+        era_pot=fees.era_pot + pot,
+        burned=fees.burned + paid - pot,
+        supply=fees.supply,
+    )

@@ -1,0 +1,251 @@
+"""The service machine: executes commits of layer 1 against the state, and answers what is in it.
+
+Layer 1 calls `check` on every payload item before it enters a block, in several threads at once, and `execute` on every
+commit, in order, in one thread. All writes of a commit go into the caller's batch; the caller writes it before the next
+`execute`, and stops the process if that fails, because the memory is ahead of the store by then.
+
+Tables: the state's (`state`), `receipts` (by transaction id), and in `meta` the last executed height (`height`) and the
+last checkpoint (`checkpoint`). DESIGN sections 1 (rule 2) and 4.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from blockcloud.primitives import codec
+from blockcloud.primitives.codec import Struct
+from blockcloud.primitives.errors import LocalFault, WrongChain
+from blockcloud.primitives.limits import STATE_VALUE_BYTES
+from blockcloud.primitives.storage import Batch, Store
+from blockcloud.service_chain import receipts
+from blockcloud.service_chain.accounts import Context, Event
+from blockcloud.service_chain.execution import execute_transaction
+from blockcloud.service_chain.fees import after_commit
+from blockcloud.service_chain.genesis import Genesis
+from blockcloud.service_chain.parsed import ParsedTransactions
+from blockcloud.service_chain.receipts import Receipt, decode_receipt
+from blockcloud.service_chain.records import Account, Fees, NameRecord
+from blockcloud.service_chain.rejections import DUPLICATE, StaleSequence, Unpaid
+from blockcloud.service_chain.state import VersionedState
+from blockcloud.service_chain.state_keys import FEES_KEY, account_key, file_key, name_key
+from blockcloud.service_chain.transaction import Transaction, parse_transaction, verify_signatures
+from blockcloud.service_chain.working_state import WorkingState
+from blockcloud.transaction_chain.commit import Commit, genesis_record
+from blockcloud.transaction_chain.machine import Result
+
+META: Final = "meta"
+HEIGHT_KEY: Final = b"height"
+CHECKPOINT_KEY: Final = b"checkpoint"
+CHECKPOINT_BYTES: Final = 256
+HISTORY_ENTRIES: Final = 1_000
+
+
+class OutOfOrder(LocalFault):
+    """A commit must be one above the last that was executed."""
+
+    code = "out_of_order"
+
+
+class WrongGenesis(LocalFault):
+    """The store belongs to a chain with another genesis."""
+
+    code = "wrong_genesis"
+    hint = "Use the data folder of this chain, or start with an empty one."
+
+
+class _Checkpoint(Struct, frozen=True):
+    """The last checkpoint as it is stored."""
+
+    height: int
+    commit_digest: bytes
+    root: bytes
+
+
+class ServiceChain:
+    """The state machine of `genesis` over `store`: recovered if the store has a height, else begun from the genesis.
+
+    Queries see what the store holds and may come from any thread. Raises WrongGenesis or StateCorrupt.
+    """
+
+    def __init__(self, genesis: Genesis, store: Store) -> None:
+        self.genesis = genesis
+        self.chain_id = genesis.chain_id()
+        self._store = store
+        self._parsed = ParsedTransactions()
+        self._state = VersionedState(store)
+        self._working = WorkingState(self._state.get)
+        self.height = 0
+        self.checkpoint: tuple[int, bytes, bytes] | None = None
+        stored_height = store.get(META, HEIGHT_KEY)
+        if stored_height is None:
+            self._begin()
+        else:
+            self._recover(int.from_bytes(stored_height))
+
+    def check(self, payload: bytes) -> int:
+        """The number of operations in `payload`. Raises a PeerFault unless it is a transaction of this chain that is
+        valid in itself. Costs one Ed25519 verification a signature, once for the same bytes."""
+        known = self._parsed.get(payload)
+        if known is None:
+            known = parse_transaction(payload)
+            if known.body.chain_id != self.chain_id:
+                raise WrongChain("transaction of another chain", chain=known.body.chain_id.hex()[:16])
+            verify_signatures(known)
+            self._parsed.add(known)
+        return len(known.body.operations)
+
+    def execute(self, commit: Commit, batch: Batch) -> Result:
+        """Execute `commit`, whose payloads have passed `check` (blocks with others are invalid), into `batch`.
+
+        `outcomes` has (transaction id, code) for each payload item in order: "ok" or the code of a `Failed` where there
+        is a receipt, "duplicate" where there was one before, else the code of an `Unpaid`. Raises OutOfOrder.
+        """
+        height = commit.height
+        if height != self.height + 1:
+            raise OutOfOrder(height=height, last=self.height)
+        outcomes, events = self._run(commit, batch)
+        changes = self._working.take_changes()
+        digest = self._state.apply(height, changes, batch)
+        root = None
+        if height % self.genesis.parameters.checkpoint_period == 0:
+            root = self._state.checkpoint(height, batch)
+            self._note_checkpoint(_Checkpoint(height, commit.digest, root), batch)
+        batch.put(META, HEIGHT_KEY, height.to_bytes(8))
+        self.height = height
+        return Result(height, digest, root, tuple(outcomes), tuple(events))
+
+    def _run(self, commit: Commit, batch: Batch) -> tuple[list[tuple[bytes, str]], list[Event]]:
+        """Execute the payloads of `commit` and settle the fees; receipts go into `batch`."""
+        state, height, encode, parsed = self._working, commit.height, codec.encode, self._parsed.get
+        fees = self._fees()
+        base_fee = fees.base_fee
+        context = Context(height, commit.record.time_ms, self.genesis.naming, self.genesis.fees)
+        outcomes: list[tuple[bytes, str]] = []
+        events: list[Event] = []
+        written: dict[bytes, bytes] = {}
+        paid = pot = load = 0
+        for index, payload in enumerate([item for block in commit.blocks for item in block.payload]):
+            transaction = parsed(payload) or parse_transaction(payload)
+            try:
+                effect = execute_transaction(state, transaction, base_fee, context)
+            except Unpaid as rejection:
+                outcomes.append((transaction.id, self._void_code(transaction, rejection, written)))
+                continue
+            written[transaction.id] = encode(Receipt(transaction.id, height, index, effect.code, effect.fee))
+            outcomes.append((transaction.id, effect.code))
+            paid += effect.fee
+            pot += effect.fee >> 1
+            load += transaction.weight
+            if effect.events:
+                events += effect.events
+        batch.writes += [(receipts.TABLE, transaction_id, receipt) for transaction_id, receipt in written.items()]
+        state.put(FEES_KEY, after_commit(fees, paid, pot, load, self.genesis.fees))
+        return outcomes, events
+
+    def _void_code(self, transaction: Transaction, rejection: Unpaid, written: dict[bytes, bytes]) -> str:
+        """Why a void transaction is void: a stale one may be a copy of one that has its receipt."""
+        if isinstance(rejection, StaleSequence) and (
+            transaction.id in written or self._store.get(receipts.TABLE, transaction.id) is not None
+        ):
+            return DUPLICATE
+        return rejection.code
+
+    # What is in the state. From here on nothing changes anything.
+
+    def get(self, key: bytes, height: int | None = None) -> bytes | None:
+        """The value of a state key, now or after the commit at `height`."""
+        return self._state.get(key) if height is None else self._state.get_at(key, height)
+
+    def prove(self, key: bytes, height: int) -> bytes:
+        """The proof of the value, or of its absence, that `key` has at the checkpoint `height`.
+
+        Raises NotACheckpoint or Pruned.
+        """
+        return self._state.prove(key, height)
+
+    def root_at(self, height: int) -> bytes:
+        """The state root of the checkpoint at `height`. Raises NotACheckpoint."""
+        return self._state.root_at(height)
+
+    def account(self, public_key: bytes, height: int | None = None) -> Account | None:
+        """The account of a public key."""
+        value = self.get(account_key(public_key), height)
+        return None if value is None else codec.decode(value, Account, limit=STATE_VALUE_BYTES)
+
+    def name(self, name: str, height: int | None = None) -> NameRecord | None:
+        """The record of a name, whether or not it is still active (`NameRecord.is_active`)."""
+        value = self.get(name_key(name), height)
+        return None if value is None else codec.decode(value, NameRecord, limit=STATE_VALUE_BYTES)
+
+    def instance_keys(self, name: str) -> tuple[bytes, ...]:
+        """The keys that may serve under `name` now: none if it is not registered, expired or revoked."""
+        record = self.name(name)
+        return record.instance_keys if record is not None and record.is_active(self.height) else ()
+
+    def is_announced(self, service_file_hash: bytes) -> bool:
+        """Whether a name binds this service file. A name that expired does until somebody else registers it."""
+        return self._state.get(file_key(service_file_hash)) is not None
+
+    def history(self, name: str, limit: int = HISTORY_ENTRIES) -> list[tuple[int, NameRecord]]:
+        """The last `limit` changes of a name as (height, record from then on), oldest first."""
+        entries: list[tuple[int, NameRecord]] = []
+        record = self.name(name)
+        while record is not None and len(entries) < min(limit, HISTORY_ENTRIES):
+            entries.append((record.changed_height, record))
+            record = self.name(name, record.previous_height) if record.previous_height else None
+        return entries[::-1]
+
+    def receipt(self, transaction_id: bytes) -> Receipt | None:
+        """The receipt of a transaction that was executed and paid for."""
+        data = self._store.get(receipts.TABLE, transaction_id)
+        return None if data is None else decode_receipt(data)
+
+    @property
+    def base_fee(self) -> int:
+        """Micro-BLOC for one unit of weight in the next commit."""
+        return self.fees.base_fee
+
+    @property
+    def fees(self) -> Fees:
+        """The fee record: base fee, era pot, burned, supply."""
+        value = self._state.get(FEES_KEY)
+        assert value is not None, "the genesis writes the fee record"
+        return codec.decode(value, Fees, limit=STATE_VALUE_BYTES)
+
+    def _fees(self) -> Fees:
+        """The fee record as the working state has it."""
+        fees = self._working.get(FEES_KEY, Fees)
+        assert fees is not None, "the genesis writes the fee record"
+        return fees
+
+    # The start.
+
+    def _begin(self) -> None:
+        """Write the genesis: its state is the checkpoint of height 0."""
+        self.genesis.check()
+        batch = Batch()
+        changes = {key: codec.encode(record) for key, record in self.genesis.state().items()}
+        self._state.apply(0, changes, batch)
+        root = self._state.checkpoint(0, batch)
+        self._note_checkpoint(_Checkpoint(0, self._genesis_digest(), root), batch)
+        batch.put(META, HEIGHT_KEY, bytes(8))
+        batch.put(META, b"chain", self.chain_id)
+        self._store.write(batch, sync=True)
+
+    def _recover(self, height: int) -> None:
+        """Continue where the store stopped."""
+        if self._store.get(META, b"chain") != self.chain_id:
+            raise WrongGenesis(chain=self.chain_id.hex()[:16])
+        self.height = height
+        stored = self._store.get(META, CHECKPOINT_KEY)
+        if stored is not None:
+            last = codec.decode(stored, _Checkpoint, limit=CHECKPOINT_BYTES)
+            self.checkpoint = (last.height, last.commit_digest, last.root)
+
+    def _note_checkpoint(self, checkpoint: _Checkpoint, batch: Batch) -> None:
+        batch.put(META, CHECKPOINT_KEY, codec.encode(checkpoint))
+        self.checkpoint = (checkpoint.height, checkpoint.commit_digest, checkpoint.root)
+
+    def _genesis_digest(self) -> bytes:
+        """The digest of the commit of height 0."""
+        return genesis_record(0, self.chain_id, self.genesis.time_ms).digest()

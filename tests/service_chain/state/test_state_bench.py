@@ -1,0 +1,23 @@
+"""The benchmark of the state runs and reports what it says it does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from blockcloud.bench import state
+from blockcloud.primitives.storage import MemoryStore
+
+
+def test_the_benchmark_reports_every_figure_it_has_a_bar_for(tmp_path: Path) -> None:
+    opened: list[Path] = []
+
+    def factory(path: Path) -> MemoryStore:
+        opened.append(path)
+        return MemoryStore()
+
+    report = state.run(keys=400, batch=50, batches=2, runs=1, store_factory=factory, directory=tmp_path)
+    assert set(report["bars"]) <= set(report["figures"])
+    assert all(figure > 0 for figure in report["figures"].values())
+    assert report["ratio"] > 0
+    assert [path.parent for path in opened] == [tmp_path]
+    assert not opened[0].exists()

@@ -71,9 +71,9 @@ class Forwarder:
         except asyncio.CancelledError:
             tcp.reset()
             raise
-        error = await splice(session, tcp)
-        if error is not None:
-            self._failed(error)
+        ended = await splice(session, tcp)
+        if ended is not None:
+            self._failed(ended)
 
     def _failed(self, error: BlockCloudError) -> None:
         self.errors[error.code] += 1

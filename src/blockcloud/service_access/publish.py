@@ -44,6 +44,6 @@ async def _serve(session: Session, server: Address) -> None:
         log.warning("server_unreachable", name=session.name, server=f"{host}:{port}", reason=str(error))
         session.abort("server_unreachable", "the server behind the service does not answer")
         return
-    error = await splice(session, tcp)
-    if error is not None:
-        log.info("session_ended", name=session.name, code=error.code, reason=str(error))
+    ended = await splice(session, tcp)
+    if ended is not None:
+        log.info("session_ended", name=session.name, code=ended.code, reason=str(ended))

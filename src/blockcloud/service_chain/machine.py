@@ -2,7 +2,9 @@
 
 Layer 1 calls `check` on every payload item before it enters a block, in several threads at once, and `execute` on every
 commit, in order, in one thread. All writes of a commit go into the caller's batch; the caller writes it before the next
-`execute`, and stops the process if that fails, because the memory is ahead of the store by then.
+`execute`, and stops the process if that fails, because the memory is ahead of the store by then. Queries read the store
+only, so they may come from any thread and show nothing that could still be lost; `prove` reads the tree in memory and
+must not run beside `execute`.
 
 Tables: the state's (`state`), `receipts` (by transaction id), and in `meta` the last executed height (`height`) and the
 last checkpoint (`checkpoint`). DESIGN sections 1 (rule 2) and 4.
@@ -64,7 +66,7 @@ class _Checkpoint(Struct, frozen=True):
 class ServiceChain:
     """The state machine of `genesis` over `store`: recovered if the store has a height, else begun from the genesis.
 
-    Queries see what the store holds and may come from any thread. Raises WrongGenesis or StateCorrupt.
+    Raises WrongGenesis, StateCorrupt or BadConfiguration.
     """
 
     def __init__(self, genesis: Genesis, store: Store) -> None:
@@ -154,10 +156,12 @@ class ServiceChain:
 
     def get(self, key: bytes, height: int | None = None) -> bytes | None:
         """The value of a state key, now or after the commit at `height`."""
-        return self._state.get(key) if height is None else self._state.get_at(key, height)
+        # Not `self._state.get`: that fills a cache which belongs to the thread that executes.
+        return self._state.get_at(key, self.height if height is None else height)
 
     def prove(self, key: bytes, height: int) -> bytes:
-        """The proof of the value, or of its absence, that `key` has at the checkpoint `height`.
+        """The proof of the value, or of its absence, that `key` has at the checkpoint `height`. In the thread that
+        executes, or while nothing is executed.
 
         Raises NotACheckpoint or Pruned.
         """
@@ -184,7 +188,7 @@ class ServiceChain:
 
     def is_announced(self, service_file_hash: bytes) -> bool:
         """Whether a name binds this service file. A name that expired does until somebody else registers it."""
-        return self._state.get(file_key(service_file_hash)) is not None
+        return self.get(file_key(service_file_hash)) is not None
 
     def history(self, name: str, limit: int = HISTORY_ENTRIES) -> list[tuple[int, NameRecord]]:
         """The last `limit` changes of a name as (height, record from then on), oldest first."""
@@ -208,7 +212,7 @@ class ServiceChain:
     @property
     def fees(self) -> Fees:
         """The fee record: base fee, era pot, burned, supply."""
-        value = self._state.get(FEES_KEY)
+        value = self.get(FEES_KEY)
         assert value is not None, "the genesis writes the fee record"
         return codec.decode(value, Fees, limit=STATE_VALUE_BYTES)
 

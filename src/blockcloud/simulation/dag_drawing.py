@@ -25,7 +25,8 @@ CALM, ROUGH, STORM = "calm", "rough", "storm"
 MOODS = (CALM, CALM, ROUGH, STORM)
 # Parents beyond the quorum, in tenths of the committee.
 _SPARE = {CALM: (10,), ROUGH: (0, 2, 10, 10), STORM: (0, 0, 2)}
-_FORKS = (1, 2, 2, 2, 3)
+_FORKS = (1, 2, 2, 3)
+_LAST_FORK = 2
 
 
 @dataclass
@@ -62,6 +63,7 @@ class DagDrawing:
         self._plotting = random.randrange(2) == 0
         self._plot: _Plot | None = None
         self._isolation = _Isolation()
+        self._unanimous = False
         # The newest blocks of each author: what its next block may name as its own previous one.
         self._newest = {author: [BlockName(0, author)] for author in self._authors}
 
@@ -69,6 +71,7 @@ class DagDrawing:
         """Draw the levels 1 to `levels`."""
         for level in range(1, levels + 1):
             self._plan_ahead(level, levels)
+            self._unanimous = self._random.randrange(2) == 0
             mood = self._random.choice(MOODS)
             victims = {} if mood == CALM else self._draw_victims(level - 1)
             if self._plot is not None:
@@ -83,13 +86,13 @@ class DagDrawing:
                     self._builder.add(name, self._parents(name, victims, mood))
             self._newest.update(grown)
 
-    def _draw_minority(self) -> list[int]:
-        """Authors of less than a third of the weight, none to as many as that allows."""
+    def _draw_minority(self, wanted: Sequence[int] = ()) -> list[int]:
+        """Authors of less than a third of the weight: of `wanted` as many as fit, else a random number of anyone."""
         minority: list[int] = []
-        for author in self._random.sample(self._authors, len(self._authors)):
-            if self._committee.total - self._committee.weight_of([*minority, author]) >= self._committee.quorum:
+        for author in wanted or self._random.sample(self._authors, len(self._authors)):
+            if self._may_miss([*minority, author]):
                 minority.append(author)
-        return minority[: self._random.randint(0, len(minority))]
+        return minority if wanted else minority[: self._random.randint(0, len(minority))]
 
     def _plan_ahead(self, level: int, levels: int) -> None:
         """Begin or end plots and isolations; `level` is drawn next."""
@@ -99,7 +102,7 @@ class DagDrawing:
             self._plot = self._draw_plot(level - 1)
             if self._random.randrange(3) > 0:
                 last = min(levels, level + self._random.randint(2, 4))
-                self._isolation = _Isolation(self._draw_minority(), level + 1, last)
+                self._isolation = _Isolation(self._draw_minority(self._plot.certifiers), level + 1, last)
 
     def _draw_plot(self, level: int) -> _Plot:
         leader = self._random.choice(self._schedule.leaders(level))
@@ -167,7 +170,7 @@ class DagDrawing:
             return None
         if name.level == plot.level + 1:
             return None if name.author in plot.voters else plot.leader
-        if name.level == plot.level + 2 and name.author not in plot.certifiers:
+        if name.level == plot.level + 2 and (name.author not in plot.certifiers or name.fork == _LAST_FORK):
             return self._random.choice(plot.voters)
         return None
 
@@ -198,7 +201,10 @@ class DagDrawing:
         return chosen + [parent for parent in late if parent.level > 0 and self._random.randrange(3) == 0]
 
     def _one_of(self, names: list[BlockName]) -> BlockName:
-        return names[0] if len(names) == 1 else self._random.choice(names)
+        """One of an author's blocks of a level; at some levels all members know the last one only."""
+        if len(names) == 1 or self._unanimous:
+            return names[-1]
+        return self._random.choice(names)
 
     def _weight(self, names: Sequence[BlockName], level: int) -> int:
         return self._committee.weight_of(name.author for name in names if name.level == level)

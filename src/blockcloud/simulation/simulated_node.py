@@ -7,14 +7,15 @@ and build a new core from the disk after a crash.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
 from typing import Protocol
 
+import msgspec
+
 from blockcloud.primitives import codec
 from blockcloud.primitives.errors import PeerFault
-from blockcloud.primitives.limits import BLOCK_BYTES
 from blockcloud.primitives.storage import Batch, Store
 from blockcloud.simulation.dag_builder import BEACON, CHAIN_ID, GENESIS, simulated_key
 from blockcloud.simulation.disk import SimulatedDisk
@@ -203,9 +204,8 @@ class SimulatedNode:
         for reference, raw in stored:
             if raw is not None:
                 raws.setdefault(reference, raw)
-        ordered = [raws[reference] for reference in sorted(raws)]
-        if ordered:
-            self._world.send(self.member, source, encode_message(Blocks(tuple(ordered))))
+        ordered = tuple(raws[reference] for reference in sorted(raws))
+        self._world.send(self.member, source, encode_message(Blocks(ordered)))
 
     # ---- duties
 
@@ -267,7 +267,7 @@ def checked_block(raw: bytes, committee: Committee) -> Block:
 
 def twin_of(block: Block) -> Block:
     """Another block of the same author and level: an equivocation."""
-    header = replace_header(block)
+    header = msgspec.structs.replace(block.header, timestamp_ms=block.header.timestamp_ms + 1)
     return sign_block(header, block.payload, simulated_key(block.author))
 
 
@@ -285,11 +285,9 @@ def recover(store: Store, member: int, parameters: Parameters) -> Recovered:
     """What a member finds on its disk: the newest commit, what is linearised, the blocks, its own highest level."""
     records = [codec.decode(value, CommitRecord, limit=COMMIT_BYTES) for _, value in store.scan("commits", b"")]
     last = records[-1] if records else genesis_record(0, GENESIS, EPOCH_MS)
-    before = records[-2] if len(records) > 1 else genesis_record(0, GENESIS, EPOCH_MS)
     gc_level = max(0, last.level - parameters.gc_depth_levels)
-    gc_before = max(0, before.level - parameters.gc_depth_levels)
-    linearised = {reference for record in records for reference in record.blocks if reference.level > gc_level}
-    blocks = [parse_own(value) for _, value in store.scan("blocks", level_key(gc_before + 1))]
-    assert all(len(block.raw) <= BLOCK_BYTES for block in blocks)
-    own = [parse_own(value).level for _, value in store.scan("blocks", b"") if parse_own(value).author == member]
-    return Recovered(last_commit=last, linearised=linearised, blocks=blocks, own_level=max(own, default=0))
+    linearised = [reference for record in records for reference in record.blocks if reference.level > gc_level]
+    blocks = [parse_own(value) for _, value in store.scan("blocks", b"")]
+    own_level = max((block.level for block in blocks if block.author == member), default=0)
+    above = [block for block in blocks if block.level > gc_level]
+    return Recovered(last_commit=last, linearised=linearised, blocks=above, own_level=own_level)

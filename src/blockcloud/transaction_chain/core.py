@@ -139,7 +139,7 @@ class Core:
         self._schedule = LeaderSchedule(committee, parameters.leader_slots, beacon)
         self._committer = Committer(committee, self._schedule)
         self._clock = ThresholdClock(committee, now_ms)
-        self._pacing = Pacing(committee, parameters, now_ms)
+        self._pacing = Pacing(committee, parameters, 0, now_ms)
         self._suspension = Suspension(len(committee))
         self._held_back = HeldBack(len(committee))
         self._catch_up = CatchUp(committee)
@@ -400,7 +400,8 @@ class Core:
         if not self.proposing or level <= self.level or self.is_lagging:
             return None
         leads = self.own in self._schedule.leaders(level)
-        due_ms = max(self._pacing.due_ms(busy=self.is_busy, leads=leads), self._quiet_until_ms)
+        due_ms = self._pacing.due_ms(level, self._clock.since_ms, busy=self.is_busy, leads=leads)
+        due_ms = max(due_ms, self._quiet_until_ms)
         if level > 1 and any(self._is_awaited(leader, level - 1) for leader in self._schedule.leaders(level - 1)):
             due_ms = max(due_ms, self._clock.since_ms + self.parameters.leader_timeout_ms)
         return due_ms
@@ -434,7 +435,7 @@ class Core:
             statements=tuple(self._statements),
         )
         self._statements.clear()
-        busy = self.is_busy or bool(payload)
+        self._pacing.proposed(level, self._clock.since_ms, now_ms, busy=self.is_busy or bool(payload))
         block = sign_block(header, payload, self._key)
         self.level = level
         self._own_recent.append(block)
@@ -442,7 +443,6 @@ class Core:
         self._ready.persist.append(block)
         self._ready.own.append(block)
         self._ready.broadcast.append(block)
-        self._pacing.proposed(now_ms, busy=busy)
         self._repeat_due_ms = now_ms + REPEAT_MS
         return True
 

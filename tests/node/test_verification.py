@@ -74,6 +74,7 @@ async def pool(
         parse=lambda raw: parse_block(raw, CHAIN, 0, COMMITTEE, GENESIS),
         verify=lambda parsed: verify_block_signature(parsed, COMMITTEE),
         check=check,
+        check_submitted=check,
         deliver=delivered.take,
         failed=delivered.fail,
         threads=threads,
@@ -173,14 +174,6 @@ async def test_a_full_queue_says_so_and_says_when_it_is_drained(monkeypatch: pyt
         going.set()
         await asyncio.wait_for(waiting, 20)
         await delivered.until(lambda: len(delivered.messages) == 11)
-
-
-async def test_what_was_verified_once_is_not_verified_again() -> None:
-    async with pool() as (verifying, delivered):
-        assert await verifying.check_payloads([b"one", b"two"]) == [3, 3]
-        verifying.add_blocks(1, (block(1, (b"one", b"two", b"three")).raw,), fetched=False)
-        await delivered.until(lambda: bool(delivered.messages))
-        assert verifying.checked == 3
 
 
 async def test_a_bug_in_a_check_stops_the_node_instead_of_blaming_the_peer() -> None:

@@ -68,7 +68,10 @@ def _add_accounts_and_names(router: APIRouter, validator: Validator) -> None:
         entries = chain.history(parse_name(name))
         return answer(
             request,
-            [{"height": height, "record": name_view(record) if record else None} for height, record in entries],
+            {
+                "name": name,
+                "history": [{"height": height, **name_view(record)} for height, record in entries if record],
+            },
         )
 
 

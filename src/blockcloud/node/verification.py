@@ -24,9 +24,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from blockcloud.primitives.errors import PeerFault
-from blockcloud.primitives.hashes import sha256
-from blockcloud.primitives.limits import VERIFIED_CACHE
+from blockcloud.primitives.errors import PeerFault, Rejected
 from blockcloud.transaction_chain.block import Block
 
 SWITCH_INTERVAL_S: Final = 0.000_5
@@ -36,7 +34,7 @@ SOURCE_BYTES: Final = (
 )  # raw blocks waiting of one source; beyond it the node stops reading from the peer
 
 # What became of one payload: its operations, or why it is refused.
-Verdict = int | PeerFault
+Verdict = int | PeerFault | Rejected
 Deliver = Callable[[int, list[Block], PeerFault | None, bool], None]
 
 
@@ -78,8 +76,8 @@ class _Source:
 class Verification:
     """The pool. All methods belong to the event loop's thread.
 
-    `parse` decodes a raw block, `verify` checks its signature, `check` one payload item; all run in worker threads and
-    raise PeerFault. `deliver(peer, blocks, fault, fetched)` is called in the loop, once for each `add_blocks`, in
+    `parse` decodes a raw block, `verify` checks its signature, `check` one payload item, `check_submitted` one that a
+    client submits; all run in worker threads and raise PeerFault, the last also Rejected. `deliver(peer, blocks, fault, fetched)` is called in the loop, once for each `add_blocks`, in
     order; `failed` when a worker raised anything else, after which the node cannot go on.
     """
 
@@ -89,6 +87,7 @@ class Verification:
         parse: Callable[[bytes], Block],
         verify: Callable[[Block], None],
         check: Callable[[bytes], int],
+        check_submitted: Callable[[bytes], int],
         deliver: Deliver,
         failed: Callable[[BaseException], None],
         threads: int = 0,
@@ -96,17 +95,14 @@ class Verification:
         self._loop = asyncio.get_running_loop()
         self._failed = failed
         self._parse, self._verify, self._check, self._deliver = parse, verify, check, deliver
+        self._check_submitted = check_submitted
         self._threads = threads or default_threads()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="verify")
         self._sources: dict[Hashable, _Source] = {}
         self._turns: deque[Hashable] = deque()  # sources with work, none of whose chunks runs
         self._busy = 0
         self._closed = False
-        # Payload hash -> operations, in two generations: the older one is dropped when the younger one is full.
-        self._young: dict[bytes, int] = {}
-        self._old: dict[bytes, int] = {}
         self._drained: dict[Hashable, asyncio.Future[None]] = {}
-        self.checked = 0
 
     def add_blocks(self, peer: int, raws: Sequence[bytes], *, fetched: bool) -> bool:
         """Queue raw blocks of `peer`. False: its queue is over the limit now, stop reading until `drained`."""
@@ -217,14 +213,15 @@ class Verification:
         raws, end = job.raws, min(job.position + left, len(job.raws))
         for position in range(job.position, end):
             try:
-                job.verdicts.append(self._check_once(raws[position]))
-            except PeerFault as fault:
+                job.verdicts.append(self._check_submitted(raws[position]))
+            except (PeerFault, Rejected) as fault:
                 job.verdicts.append(fault)
         left -= end - job.position
         job.position = end
         return left
 
     def _blocks(self, job: _Job, left: int) -> int:
+        check = self._check
         try:
             while left > 0 and job.position < len(job.raws):
                 if job.current is None:
@@ -234,8 +231,8 @@ class Verification:
                     left -= 1
                 payload = job.current.payload
                 end = min(job.inner + left, len(payload))
-                for inner in range(job.inner, end):
-                    self._check_once(payload[inner])
+                for item in payload[job.inner : end]:
+                    check(item)
                 left -= end - job.inner
                 job.inner = end
                 if end == len(payload):
@@ -246,18 +243,6 @@ class Verification:
             # The first fault ends the message: what came before it is good, what comes after is not looked at.
             job.fault = fault
         return left
-
-    def _check_once(self, payload: bytes) -> int:
-        digest = sha256(payload)
-        known = self._young.get(digest) or self._old.get(digest)
-        if known:
-            return known
-        operations = self._check(payload)
-        self.checked += 1
-        if len(self._young) >= VERIFIED_CACHE // 2:
-            self._young, self._old = {}, self._young
-        self._young[digest] = operations
-        return operations
 
 
 def _finished(job: _Job) -> bool:

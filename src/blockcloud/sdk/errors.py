@@ -84,9 +84,9 @@ REJECTIONS: Final = _all_rejections()
 def rejection(code: str, **values: object) -> Rejected:
     """The ledger's rejection with this code."""
     kind = REJECTIONS.get(code)
-    return (
-        kind(**values) if kind is not None else Rejected(f"the ledger refused the transaction: {code[:48]}", **values)
-    )
+    if kind is None:
+        return Rejected(f"the ledger refused the transaction: {code[:48]}", **values)
+    return kind("", **values)
 
 
 def refusal(problem: dict[str, Any], status: int) -> BlockCloudError:

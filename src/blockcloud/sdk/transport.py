@@ -1,7 +1,7 @@
 """HTTP to several nodes, any of which may be down, slow, busy or lying.
 
-A request goes to one node after another until one answers it. What a node refuses for a reason of its own (busy, broken,
-nonsense) the next is asked for; what it refuses because of the request is raised at once. Answers have a size limit.
+A request goes to one node after another until one gives an answer that is accepted: one node alone can neither deny
+nor forge. Answers have a size limit.
 """
 
 from __future__ import annotations
@@ -14,9 +14,17 @@ from typing import Any, Final, TypeVar
 import httpx2
 import msgspec
 
-from blockcloud.primitives.errors import BadConfiguration, BlockCloudError, Busy, PeerFault, TimedOut, Unreachable
+from blockcloud.primitives.errors import (
+    BadConfiguration,
+    BlockCloudError,
+    Busy,
+    PeerFault,
+    Rejected,
+    TimedOut,
+    Unreachable,
+)
 from blockcloud.primitives.limits import HTTP_BODY_BYTES
-from blockcloud.sdk.errors import BadAnswer, refusal
+from blockcloud.sdk.errors import BadAnswer, Refused, refusal
 
 ATTEMPT_SECONDS: Final = 5.0
 REFUSALS_KEPT: Final = 64
@@ -75,7 +83,7 @@ class Transport:
         except (TimeoutError, httpx2.TimeoutException):
             raise TimedOut("the node did not answer in time", url=url, seconds=round(seconds, 3)) from None
         except (httpx2.TransportError, httpx2.DecodingError, httpx2.InvalidURL) as error:
-            raise Unreachable(f"no answer: {error or type(error).__name__}", url=url) from None
+            raise Unreachable(f"no answer: {str(error) or type(error).__name__}", url=url) from None
         if response.status_code >= 300:
             raise _problem(bytes(body), response.status_code)
         return bytes(body)
@@ -89,14 +97,13 @@ class Transport:
     ) -> T:
         """What `attempt` gives for the first node where it works.
 
-        Goes on to the next node after Unreachable, TimedOut, Busy, and any PeerFault: the latter means that the node's
-        answer was refused; it is noted in `refused`. With all nodes tried, raises the PeerFault if there was one, else
-        the last error.
+        Goes on to the next node after every error; answers that were wrong are noted in `refused`. With all nodes
+        tried, raises what says most: a wrong answer, else a refusal, else why no node could be reached.
         """
         start = self._preferred
         urls = order or [*self.urls[start:], *self.urls[:start]]
         deadline = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
-        fault: BlockCloudError | None = None
+        fault = no = None
         last: BlockCloudError = Unreachable("no node answered", urls=list(urls))
         for url in urls:
             if deadline is not None and asyncio.get_running_loop().time() >= deadline:
@@ -108,11 +115,13 @@ class Transport:
                 last = error
             except PeerFault as error:
                 self.refused.append((url, error))
-                fault = error
+                fault = fault or error
+            except (Refused, Rejected) as error:
+                no = no or error
             else:
                 self._preferred = self.urls.index(url) if url in self.urls else 0
                 return result
-        raise fault or last
+        raise fault or no or last
 
     async def json(self, path: str, params: Mapping[str, str] | None = None) -> dict[str, Any]:
         """The JSON object that the first willing node answers to GET. Nobody has verified it."""

@@ -303,7 +303,7 @@ class SessionCore:
         if self.state is State.FAILED:
             raise UnknownSession
         self._verify(attempt, self.role.other, proof.received, proof.addresses, proof.mac)
-        if proof.received < self._send.acknowledged:
+        if attempt.counter > self.link and proof.received < self._send.acknowledged:
             raise ImpossibleOffset("takes back an acknowledgement", offset=proof.received)
         self._attach(attempt.counter, proof.received, proof.addresses, now_ms)
 

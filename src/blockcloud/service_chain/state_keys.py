@@ -22,7 +22,7 @@ def lane_key(public_key: bytes, lane: int) -> bytes:
 
 def name_key(name: str) -> bytes:
     """The NameRecord of a name."""
-    return b"n" + name.encode("ascii")
+    return b"n" + name.encode()
 
 
 def preorder_key(commitment: bytes, sender: bytes) -> bytes:

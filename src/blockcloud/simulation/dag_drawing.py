@@ -62,6 +62,7 @@ class DagDrawing:
         self._sleeper = random.choice(self._authors) if random.randrange(4) == 0 else None
         self._plotting = random.randrange(2) == 0
         self._plot: _Plot | None = None
+        self._sequel = 0
         self._isolation = _Isolation()
         self._unanimous = False
         # The newest blocks of each author: what its next block may name as its own previous one.
@@ -69,9 +70,12 @@ class DagDrawing:
 
     def grow(self, levels: int) -> None:
         """Draw the levels 1 to `levels`."""
+        after_climax = False
         for level in range(1, levels + 1):
             self._plan_ahead(level, levels)
-            self._unanimous = self._random.randrange(2) == 0
+            climax = self._plot is not None and level == self._plot.level + 2
+            self._unanimous = after_climax or self._random.randrange(2) == 0
+            after_climax = climax
             mood = self._random.choice(MOODS)
             victims = {} if mood == CALM else self._draw_victims(level - 1)
             if self._plot is not None:
@@ -80,7 +84,7 @@ class DagDrawing:
                 victims[self._sleeper] = 100
             grown: dict[int, list[BlockName]] = {}
             for author in self._present(asleep=1 < level < levels - 2):
-                forks = self._random.choice(_FORKS) if author in self._faulty else 1
+                forks = 1 if author not in self._faulty else 3 if climax else self._random.choice(_FORKS)
                 grown[author] = [BlockName(level, author, fork) for fork in range(forks)]
                 for name in grown[author]:
                     self._builder.add(name, self._parents(name, victims, mood))
@@ -95,22 +99,35 @@ class DagDrawing:
         return minority if wanted else minority[: self._random.randint(0, len(minority))]
 
     def _plan_ahead(self, level: int, levels: int) -> None:
-        """Begin or end plots and isolations; `level` is drawn next."""
+        """Begin or end plots and isolations; `level` is drawn next.
+
+        A sequel is a plot against the first slot that may be the anchor of the plot before, so that it stays open.
+        """
         if self._plot is not None and level > self._plot.level + 2:
             self._plot = None
-        if self._plotting and self._plot is None and 1 < level <= levels - 3:
-            self._plot = self._draw_plot(level - 1)
+        if level == self._sequel:
+            self._plot = self._draw_plot(level - 1, self._schedule.leaders(level - 1)[0])
+        elif self._may_plot(level, levels):
+            self._plot = self._draw_plot(level - 1, self._random.choice(self._schedule.leaders(level - 1)))
+            self._sequel = level + 3 if self._random.randrange(2) else 0
             if self._random.randrange(3) > 0:
-                last = min(levels, level + self._random.randint(2, 4))
-                self._isolation = _Isolation(self._draw_minority(self._plot.certifiers), level + 1, last)
+                last = level + (1 if self._sequel else self._random.randint(1, 4))
+                honest = [author for author in self._plot.certifiers if author not in self._faulty]
+                self._isolation = _Isolation(self._draw_minority(honest), level + 1, last)
 
-    def _draw_plot(self, level: int) -> _Plot:
-        leader = self._random.choice(self._schedule.leaders(level))
+    def _may_plot(self, level: int, levels: int) -> bool:
+        if not self._plotting or self._plot is not None or level < self._sequel:
+            return False
+        return 1 < level <= levels - 3 and self._random.randrange(2) == 0
+
+    def _draw_plot(self, level: int, leader: int) -> _Plot:
         order = self._random.sample(self._authors, len(self._authors))
         quorum = sum(1 for _ in self._until_quorum(order))
         voters = order[: quorum + self._random.choice((-1, 0, 0, 0, 1))]
-        few = self._random.choice((1, 2, quorum - 1, quorum, quorum + 1))
-        return _Plot(level, leader, voters, self._random.sample(self._authors, min(few, len(self._authors))))
+        few = self._random.choice((1, len(order) - quorum + 1, quorum - 1, quorum, quorum + 1))
+        order = self._random.sample(self._authors, len(self._authors))
+        liars_first = sorted(order, key=lambda author: author not in self._faulty)
+        return _Plot(level, leader, voters, liars_first[:few])
 
     def _until_quorum(self, order: Iterable[int]) -> Iterable[int]:
         """As many of `order` as it takes to a quorum."""

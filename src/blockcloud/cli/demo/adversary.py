@@ -13,7 +13,8 @@ from starlette.routing import Route
 
 from blockcloud.primitives import codec
 from blockcloud.primitives.keys import SigningKey
-from blockcloud.service_chain.proven import PROVEN_BYTES, ProvenValue
+from blockcloud.sdk.light_client import PROVEN_BYTES
+from blockcloud.service_chain.proven import ProvenValue
 from blockcloud.service_chain.records import NameRecord
 
 Lie = Callable[[str, bytes], bytes]

@@ -1,4 +1,4 @@
-"""The processes on the demo's stage: started with their logs in files, waited for by what they say, ended by their id."""
+"""The processes on the demo's stage: their logs go to files, what they say is waited for, they are ended by their id."""
 
 from __future__ import annotations
 
@@ -108,7 +108,9 @@ async def until(condition: Callable[[], Awaitable[bool]], seconds: float, what: 
     """Return once `condition` holds. Raises TimedOut, naming `what` was waited for."""
     try:
         async with asyncio.timeout(seconds):
-            while not await condition():
+            while True:
+                if await condition():
+                    return
                 await asyncio.sleep(POLL_SECONDS)
     except TimeoutError:
         raise TimedOut(f"waited {seconds:g} s for {what}") from None

@@ -12,8 +12,12 @@ from blockcloud.primitives.errors import BlockCloudError
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.sdk.client import AsyncClient
 from blockcloud.service_chain.operations import Transfer
+from blockcloud.service_chain.transaction import TransactionBody, sign_transaction
 
 BATCH: Final = 10
+FEE_LIMIT: Final = 1_000_000
+FOREVER: Final = 2**40
+SUBMIT_SECONDS: Final = 20
 PAUSE_SECONDS: Final = 0.1
 
 
@@ -39,11 +43,23 @@ class Traffic:
     async def _flow(self) -> None:
         while not self._ending:
             try:
-                receipts = await self._client.submit_all(
-                    self._payer, [(Transfer(self._receiver, 1),) for _ in range(BATCH)], timeout_s=20
-                )
+                await self._batch()
             except BlockCloudError as error:
                 self.refused.append(str(error))
-            else:
-                self.acknowledged += [receipt.transaction_id for receipt in receipts]
             await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _batch(self) -> None:
+        payer, client = self._payer, self._client
+        first = int((await client.account_view(payer.public))["sequence"])
+        signed = [
+            sign_transaction(
+                TransactionBody(
+                    client.chain_id, payer.public, 0, first + i, FOREVER, FEE_LIMIT, (Transfer(self._receiver, 1),)
+                ),
+                payer,
+            )
+            for i in range(BATCH)
+        ]
+        outcomes = await client.submit(signed, timeout_s=SUBMIT_SECONDS)
+        self.acknowledged += [outcome.id for outcome in outcomes if outcome.status == "committed"]
+        self.refused += [outcome.code for outcome in outcomes if outcome.status == "rejected"]

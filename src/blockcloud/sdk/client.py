@@ -1,0 +1,347 @@
+"""The asynchronous client of the ledger: reads with proofs, builds, signs and submits transactions.
+
+`account`, `name` and `proven` are checked by the light client and hold whatever node answers; methods that end in
+`_view` return what one node says, which is a little newer and nobody has checked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+from blockcloud.primitives import codec
+from blockcloud.primitives.addresses import format_address
+from blockcloud.primitives.errors import TimedOut
+from blockcloud.primitives.keys import SigningKey
+from blockcloud.primitives.limits import RESOLUTION_AGE_SECONDS, STATE_VALUE_BYTES
+from blockcloud.primitives.names import parse_name
+from blockcloud.routing.service_file import parse_service_file, service_file_hash
+from blockcloud.sdk.errors import BadAnswer, rejection
+from blockcloud.sdk.light_client import LightClient, Proven
+from blockcloud.sdk.submission import Outcome, Submission, Wait, find_receipt, validator_order
+from blockcloud.sdk.transport import ATTEMPT_SECONDS, MSGPACK, Transport
+from blockcloud.service_chain.genesis import Genesis
+from blockcloud.service_chain.operations import (
+    AddInstance,
+    Operation,
+    Preorder,
+    Register,
+    RemoveInstance,
+    RenewName,
+    RevokeName,
+    Transfer,
+    TransferName,
+    UpdateName,
+    name_commitment,
+)
+from blockcloud.service_chain.receipts import Receipt
+from blockcloud.service_chain.records import Account, Lane, NameRecord
+from blockcloud.service_chain.rejections import OK, PreorderTooYoung, StaleSequence
+from blockcloud.service_chain.state_keys import account_key, lane_key, name_key
+from blockcloud.service_chain.transaction import TransactionBody, parse_transaction, sign_transaction
+
+TIMEOUT_SECONDS: Final = 30.0
+# A signed transaction that was not committed is void so many commits after it was made.
+VALID_COMMITS: Final = 2_000
+FEE_LIMIT_MICRO_BLOC: Final = 1_000_000
+STATUS_SECONDS: Final = 5.0
+POLL_SECONDS: Final = 0.05
+RESIGN_ATTEMPTS: Final = 3
+LANES_KEPT: Final = 4_096
+SALT_BYTES: Final = 32
+
+T = TypeVar("T")
+
+
+class _LaneState:
+    """Where a lane of this client stands; `next` is None until a node has been asked."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.next: int | None = None
+
+
+class AsyncClient:
+    """A client of the chain of `genesis` through the validators at `endpoints` (URLs; default: those of the genesis).
+
+    Use as an async context manager, or call `close`. `now_ms` is the clock that the age of proofs is measured by.
+    """
+
+    def __init__(
+        self,
+        genesis: Genesis,
+        endpoints: Sequence[str] | None = None,
+        *,
+        light_client: LightClient | None = None,
+        attempt_s: float = ATTEMPT_SECONDS,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self.genesis = genesis
+        self.chain_id = genesis.chain_id()
+        self.light_client = light_client or LightClient(genesis)
+        known = {item.api_url.rstrip("/"): item.key for item in genesis.validators}
+        self.transport = Transport(list(known) if endpoints is None else endpoints, attempt_s=attempt_s)
+        self._validators = [(known.get(url, url.encode()), url) for url in self.transport.urls]
+        self._now_ms = now_ms
+        self._lanes: OrderedDict[tuple[bytes, int], _LaneState] = OrderedDict()
+        self._height = 0
+        self._height_at = float("-inf")
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self.transport.close()
+
+    # Reading, with proofs
+
+    async def proven(
+        self,
+        key: bytes,
+        *,
+        max_age_s: int = RESOLUTION_AGE_SECONDS,
+        at_least_height: int = 0,
+        timeout_s: float = TIMEOUT_SECONDS,
+    ) -> Proven:
+        """The proven value of a state key at a checkpoint no older than `max_age_s`, as high as `at_least_height`.
+
+        Asks one node after another until one proves it. Raises TimedOut if no checkpoint gets that high in time, else
+        why the last answers were refused.
+        """
+
+        async def attempt(url: str) -> Proven:
+            data = await self.transport.once(url, "GET", "/v1/proof", params={"key": key.hex()}, accept=MSGPACK)
+            return self.light_client.accept(data, key, self._now_ms(), max_age_s)
+
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        while True:
+            proven = await self.transport.first(attempt, timeout_s=max(0.001, deadline - loop.time()))
+            if proven.height >= at_least_height:
+                return proven
+            if loop.time() >= deadline:
+                raise TimedOut("no checkpoint is that high yet", height=proven.height, asked=at_least_height)
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def account(self, public_key: bytes, **how: Any) -> Account | None:
+        """The proven account of a public key; None if it has none. Keywords as `proven`."""
+        return _record((await self.proven(account_key(public_key), **how)).value, Account)
+
+    async def name(self, name: str, **how: Any) -> NameRecord | None:
+        """The proven record of a name, active or not; None if it is not registered. Keywords as `proven`."""
+        return _record((await self.proven(name_key(parse_name(name)), **how)).value, NameRecord)
+
+    # Reading what one node says
+
+    async def status(self) -> dict[str, Any]:
+        """A node's status."""
+        return await self.transport.json("/v1/status")
+
+    async def checkpoint(self) -> dict[str, Any]:
+        """The newest certified checkpoint that a node knows."""
+        return await self.transport.json("/v1/checkpoint")
+
+    async def account_view(self, public_key: bytes) -> dict[str, Any]:
+        """An account as a node's newest state has it."""
+        return await self.transport.json(f"/v1/accounts/{format_address(public_key)}")
+
+    async def name_view(self, name: str, height: int | None = None) -> dict[str, Any]:
+        """A name as a node's newest state has it, or had it at `height`. Raises NotFound."""
+        params = None if height is None else {"height": str(height)}
+        return await self.transport.json(f"/v1/names/{parse_name(name)}", params)
+
+    async def receipt(self, transaction_id: bytes) -> Receipt | None:
+        """The receipt of a committed transaction."""
+        return await find_receipt(self.transport, transaction_id)
+
+    # Writing
+
+    async def submit(
+        self, transactions: Sequence[bytes], *, wait: Wait = "committed", timeout_s: float = TIMEOUT_SECONDS
+    ) -> list[Outcome]:
+        """Send signed transactions, at most 1,000, to the validator of the first one's lane; to the next if it fails.
+
+        Raises Busy, TimedOut or Unreachable if some have no outcome in time; the same bytes may be submitted again.
+        """
+        body = parse_transaction(transactions[0]).body if transactions else None
+        sender, lane = (body.sender, body.lane) if body is not None else (b"", 0)
+        order = validator_order(0, sender, lane, self._validators)
+        return await Submission(self.transport, transactions, order).run(wait, timeout_s)
+
+    async def transact(self, key: SigningKey, *operations: Operation, **how: Any) -> Receipt:
+        """Sign one transaction with `operations`, send it, wait until it is committed. Keywords as `submit_all`."""
+        (receipt,) = await self.submit_all(key, [operations], **how)
+        return receipt
+
+    async def submit_all(
+        self,
+        key: SigningKey,
+        transactions: Sequence[Sequence[Operation]],
+        *,
+        sender: bytes | None = None,
+        lane: int = 0,
+        fee_limit: int = FEE_LIMIT_MICRO_BLOC,
+        timeout_s: float = TIMEOUT_SECONDS,
+    ) -> list[Receipt]:
+        """Sign a transaction for each item of operations, send them together, wait until all are committed.
+
+        One call at a time for each lane. `sender` is another account than that of `key` where the lane has a key of
+        its own. Raises the ledger's first rejection (`service_chain.rejections`), Busy, TimedOut or Unreachable; then
+        some of them may be committed all the same.
+        """
+        account = sender or key.public
+        state = self._lane(account, lane)
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        async with state.lock:
+            for attempt in range(RESIGN_ATTEMPTS):
+                first = await self._next_sequence(account, lane) if state.next is None else state.next
+                # If anything goes wrong from here on, a node must be asked where the lane stands.
+                state.next = None
+                valid_until = await self._current_height() + VALID_COMMITS
+                signed = [
+                    sign_transaction(
+                        TransactionBody(
+                            self.chain_id, account, lane, first + index, valid_until, fee_limit, tuple(operations)
+                        ),
+                        key,
+                    )
+                    for index, operations in enumerate(transactions)
+                ]
+                remaining = max(0.001, deadline - asyncio.get_running_loop().time())
+                outcomes = await self.submit(signed, timeout_s=remaining)
+                receipts = [outcome.receipt for outcome in outcomes if outcome.receipt is not None]
+                if len(receipts) == len(outcomes):
+                    state.next = first + len(outcomes)
+                    return self._all_ok(receipts)
+                # Only sequences that are used up make it safe to sign the same again: the first can never execute.
+                stale = all(outcome.code == StaleSequence.code for outcome in outcomes)
+                if not stale or attempt == RESIGN_ATTEMPTS - 1:
+                    raise rejection(next(item.code for item in outcomes if item.receipt is None))
+        raise AssertionError("the loop returns or raises")
+
+    def _all_ok(self, receipts: list[Receipt]) -> list[Receipt]:
+        """`receipts`, if all of them say ok; else raises the rejection of the first that does not."""
+        self._saw_height(max(receipt.height for receipt in receipts))
+        for receipt in receipts:
+            if receipt.code != OK:
+                raise rejection(receipt.code, height=receipt.height, transaction=receipt.transaction_id.hex()[:16])
+        return receipts
+
+    async def transfer(self, key: SigningKey, to: bytes, micro_bloc: int, **how: Any) -> Receipt:
+        """Move `micro_bloc` to the account of the public key `to`. Keywords as `submit_all`."""
+        return await self.transact(key, Transfer(to, micro_bloc), **how)
+
+    async def preorder_and_register(
+        self,
+        key: SigningKey,
+        name: str,
+        *,
+        service_file_hash: bytes = b"",
+        instance_keys: Sequence[bytes] = (),
+        salt: bytes | None = None,
+        timeout_s: float = TIMEOUT_SECONDS,
+    ) -> Receipt:
+        """Register `name` for the account of `key`: preorder with a salted hash, wait for the window, register.
+
+        Give the `salt` (32 bytes, secret until the end) to be able to go on after a crash. Raises as `submit_all`.
+        """
+        parse_name(name)
+        salt = os.urandom(SALT_BYTES) if salt is None else salt
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        receipt = await self.transact(key, Preorder(name_commitment(name, salt, key.public)), timeout_s=timeout_s)
+        opens = receipt.height + self.genesis.naming.preorder_min
+        register = Register(name, salt, service_file_hash, tuple(instance_keys))
+        while True:
+            # The commit that executes it comes after the one that a node has just executed.
+            if await self._current_height(fresh=True) + 1 >= opens:
+                with suppress(PreorderTooYoung):
+                    return await self.transact(key, register, timeout_s=max(0.001, deadline - loop.time()))
+            if loop.time() >= deadline:
+                raise TimedOut("the window of the preorder did not open in time", seconds=timeout_s)
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def update_name(self, key: SigningKey, name: str, file_hash: bytes, **how: Any) -> Receipt:
+        """Bind another service file's hash to a name."""
+        return await self.transact(key, UpdateName(parse_name(name), file_hash), **how)
+
+    async def add_instance(self, key: SigningKey, name: str, instance_key: bytes, **how: Any) -> Receipt:
+        """Let the holder of `instance_key` serve under a name."""
+        return await self.transact(key, AddInstance(parse_name(name), instance_key), **how)
+
+    async def remove_instance(self, key: SigningKey, name: str, instance_key: bytes, **how: Any) -> Receipt:
+        """Take that right away."""
+        return await self.transact(key, RemoveInstance(parse_name(name), instance_key), **how)
+
+    async def transfer_name(self, key: SigningKey, name: str, to: bytes, **how: Any) -> Receipt:
+        """Give a name to another owner."""
+        return await self.transact(key, TransferName(parse_name(name), to), **how)
+
+    async def renew_name(self, key: SigningKey, name: str, **how: Any) -> Receipt:
+        """Start a name's lifetime anew."""
+        return await self.transact(key, RenewName(parse_name(name)), **how)
+
+    async def revoke_name(self, key: SigningKey, name: str, **how: Any) -> Receipt:
+        """Give a name up."""
+        return await self.transact(key, RevokeName(parse_name(name)), **how)
+
+    async def put_service_file(self, data: bytes) -> bytes:
+        """Store a service file, whose hash the ledger announces, at all routing nodes; its hash.
+
+        One is enough, they replicate. Raises the first refusal if none took it.
+        """
+        parse_service_file(data)
+        file_hash = service_file_hash(data)
+        await self.transport.everywhere("PUT", f"/v1/service-files/{file_hash.hex()}", data)
+        return file_hash
+
+    # Bookkeeping
+
+    def _lane(self, account: bytes, lane: int) -> _LaneState:
+        state = self._lanes.setdefault((account, lane), _LaneState())
+        self._lanes.move_to_end((account, lane))
+        if len(self._lanes) > LANES_KEPT:
+            oldest = next((place for place, item in self._lanes.items() if not item.lock.locked()), None)
+            if oldest is not None and oldest != (account, lane):
+                del self._lanes[oldest]
+        return state
+
+    async def _next_sequence(self, account: bytes, lane: int) -> int:
+        """Where a lane stands. A node that lies about it only makes the ledger reject the transaction."""
+        if lane:
+            record = _record((await self.proven(lane_key(account, lane))).value, Lane)
+            return record.sequence if record is not None else 0
+        sequence = (await self.account_view(account)).get("sequence")
+        if not isinstance(sequence, int) or sequence < 0:
+            raise BadAnswer("an account without a sequence")
+        return sequence
+
+    async def _current_height(self, *, fresh: bool = False) -> int:
+        """A recent height of the ledger, for what needs no proof."""
+        loop = asyncio.get_running_loop()
+        if fresh or loop.time() - self._height_at > STATUS_SECONDS:
+            height = (await self.status()).get("height")
+            if not isinstance(height, int) or height < 0:
+                raise BadAnswer("a status without a height")
+            self._saw_height(height)
+        return self._height
+
+    def _saw_height(self, height: int) -> None:
+        self._height = max(self._height, height)
+        self._height_at = asyncio.get_running_loop().time()
+
+
+def _record(value: bytes | None, shape: type[T]) -> T | None:
+    return None if value is None else codec.decode(value, shape, limit=STATE_VALUE_BYTES)

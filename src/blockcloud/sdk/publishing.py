@@ -1,0 +1,45 @@
+"""Before an instance can serve under a name, the ledger must say so: the owner signs the instance's key once.
+
+`authorise_instance` brings the ledger to that state and does nothing where it is there already, so a restarted replica
+needs no owner key: the key is loaded only when something has to be signed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from blockcloud.primitives.keys import SigningKey
+from blockcloud.routing.service_file import build_service_file, service_file_hash
+from blockcloud.sdk.client import AsyncClient
+from blockcloud.sdk.errors import NotFound
+from blockcloud.service_access.resolution import UnknownName
+from blockcloud.service_chain.operations import AddInstance, Operation, UpdateName
+
+
+async def authorise_instance(
+    client: AsyncClient, name: str, instance: bytes, load_owner: Callable[[], SigningKey], *, title: str
+) -> bytes:
+    """Make sure that `name` lists the key `instance` and binds a service file that is stored; the file's hash.
+
+    Returns once a certified checkpoint proves it, so that whoever resolves the name from now on finds the instance.
+    Raises UnknownName if nobody registered the name, and what the ledger rejects with.
+    """
+    try:
+        view = await client.name_view(name)  # unproven: a lie here only makes the ledger reject what we sign
+    except NotFound:
+        raise UnknownName("register the name first: blockcloud name register", name=name) from None
+    file = build_service_file(name, title)
+    own_hash = service_file_hash(file)
+    bound = bytes.fromhex(view["service_file_hash"])
+    operations: list[Operation] = []
+    if not bound:
+        operations.append(UpdateName(name, own_hash))
+    if instance.hex() not in view["instance_keys"]:
+        operations.append(AddInstance(name, instance))
+    height = int(view["changed_height"])
+    for operation in operations:  # one after the other: a name changes at most once in a commit
+        height = (await client.transact(load_owner(), operation)).height
+    if (bound or own_hash) == own_hash:
+        await client.put_service_file(file)
+    await client.name(name, at_least_height=height)
+    return bound or own_hash

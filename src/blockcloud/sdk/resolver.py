@@ -1,0 +1,221 @@
+"""Names to verified instances: what the service access layer asks before it dials.
+
+The name's record comes with a proof of the ledger, no older than a minute; the instances come from address records,
+each signed by a key that the proven record lists. Nodes that answer wrongly are noted and passed over. Several routing
+nodes are asked at once, one more than may lie, so that one alone cannot hide the newest place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from blockcloud.primitives import codec
+from blockcloud.primitives.errors import BlockCloudError, PeerFault
+from blockcloud.primitives.limits import CLOCK_SKEW_SECONDS, INSTANCE_KEYS, RESOLUTION_AGE_SECONDS, STATE_VALUE_BYTES
+from blockcloud.primitives.names import parse_name
+from blockcloud.routing.address_record import AddressRecord, verify_record
+from blockcloud.routing.errors import HashMismatch, InvalidServiceFile, NotAnnounced
+from blockcloud.routing.service_file import parse_service_file, service_file_hash
+from blockcloud.sdk.client import AsyncClient
+from blockcloud.sdk.errors import BadAnswer, NotFound
+from blockcloud.sdk.light_client import Proven
+from blockcloud.sdk.transport import MSGPACK
+from blockcloud.service_access.resolution import Instance, NoInstances, Resolution, UnknownName
+from blockcloud.service_chain.records import NameRecord
+from blockcloud.service_chain.rejections import NameExpired, NameRevoked
+from blockcloud.service_chain.state_keys import name_key
+
+NAMES_KEPT: Final = 1_024
+FILES_KEPT: Final = 256
+
+_record_list = msgspec.msgpack.Decoder(list[bytes])
+
+
+class _Entry:
+    """What is known of one name. The lock lets one caller ask and the others wait for its answer."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.resolution: Resolution | None = None
+        self.at_s = float("-inf")
+        self.records: dict[bytes, AddressRecord] = {}
+
+
+class ChainResolver:
+    """The Resolver of the service access layer over `client`. `now_s` is Unix time, for leases."""
+
+    def __init__(self, client: AsyncClient, *, now_s: Callable[[], int] = lambda: int(time.time())) -> None:
+        self._client = client
+        self._now_s = now_s
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._files: OrderedDict[bytes, dict[str, Any]] = OrderedDict()
+
+    async def resolve(self, name: str, *, max_age_s: int = RESOLUTION_AGE_SECONDS) -> Resolution:
+        """A verified answer that was made at most `max_age_s` ago; its proof is at most a minute old in any case.
+
+        Raises InvalidName, UnknownName, NameRevoked, NameExpired, NoInstances, or why no node's answer was accepted.
+        """
+        name = parse_name(name)
+        entry = self._entries.setdefault(name, _Entry())
+        self._entries.move_to_end(name)
+        while len(self._entries) > NAMES_KEPT:
+            self._entries.popitem(last=False)
+        asked_at_s = asyncio.get_running_loop().time()
+        async with entry.lock:
+            if entry.resolution is None or not self._still_good(entry, entry.resolution, asked_at_s, max_age_s):
+                entry.resolution = None
+                entry.resolution = await self._resolve(name, entry)
+                entry.at_s = asyncio.get_running_loop().time()
+            return entry.resolution
+
+    async def service_file(self, resolution: Resolution) -> dict[str, Any]:
+        """The service file that the ledger announces for a name, checked by its hash.
+
+        Raises NotFound if the name has none or nobody holds it, HashMismatch if only altered ones are offered, or
+        what `parse_service_file` raises.
+        """
+        wanted = resolution.service_file_hash
+        if not wanted:
+            raise NotFound("the name announces no service file", name=resolution.name)
+        document = self._files.get(wanted)
+        if document is None:
+
+            async def attempt(url: str) -> bytes:
+                data = await self._client.transport.once(url, "GET", f"/v1/service-files/{wanted.hex()}", accept="*/*")
+                if service_file_hash(data) != wanted:
+                    raise HashMismatch("the service file was altered", url=url, wanted=wanted.hex()[:16])
+                return data
+
+            document = self._files[wanted] = parse_service_file(await self._client.transport.first(attempt))
+            while len(self._files) > FILES_KEPT:
+                self._files.popitem(last=False)
+        if document["bc:name"] != resolution.name:
+            raise InvalidServiceFile("the service file is another name's", name=document["bc:name"])
+        return document
+
+    def _still_good(self, entry: _Entry, resolution: Resolution, asked_at_s: float, max_age_s: int) -> bool:
+        """Whether a cached answer may be given: young enough, made while we waited, or made just now."""
+        age_s = asked_at_s - entry.at_s
+        now_s = self._now_s()
+        proof_holds = now_s * 1_000 - resolution.proven_at_ms <= RESOLUTION_AGE_SECONDS * 1_000
+        alive = all(item.lease_until_s + CLOCK_SKEW_SECONDS > now_s for item in resolution.instances)
+        return proof_holds and alive and (age_s <= max_age_s if max_age_s > 0 else age_s <= 0)
+
+    async def _resolve(self, name: str, entry: _Entry) -> Resolution:
+        proven = await self._client.proven(name_key(name), max_age_s=RESOLUTION_AGE_SECONDS)
+        record = self._active(name, proven)
+        instances = await self._instances(record, entry)
+        return Resolution(
+            name,
+            record.owner,
+            record.service_file_hash,
+            record.instance_keys,
+            instances,
+            proven.height,
+            proven.time_ms,
+        )
+
+    def _active(self, name: str, proven: Proven) -> NameRecord:
+        if proven.value is None:
+            raise UnknownName(name=name)
+        record = codec.decode(proven.value, NameRecord, limit=STATE_VALUE_BYTES)
+        if record.revoked:
+            raise NameRevoked(name=name)
+        if not record.is_active(proven.height):
+            raise NameExpired(name=name, height=proven.height, expired=record.expires_height)
+        return record
+
+    async def _instances(self, record: NameRecord, entry: _Entry) -> tuple[Instance, ...]:
+        """The live instances, newest record of each key, least loaded first. Raises NoInstances and others."""
+        urls = self._client.transport.urls
+        enough = (len(urls) - 1) // 3 + 1
+        # Records seen before still count: a node cannot take an instance back to an older place.
+        newest = {key: known for key, known in entry.records.items() if key in record.instance_keys}
+        problem: BlockCloudError | None = None
+        answered = 0
+        for start in range(0, len(urls), enough):
+            asked = urls[start : start + enough]
+            for answer in await asyncio.gather(*(self._records_at(url, record) for url in asked)):
+                if isinstance(answer, BlockCloudError):
+                    problem = answer if problem is None or isinstance(answer, PeerFault) else problem
+                    continue
+                answered += 1
+                for found in answer:
+                    known = newest.get(found.instance_key)
+                    if known is None or found.sequence > known.sequence:
+                        newest[found.instance_key] = found
+            if answered >= enough and _live(newest, self._now_s()):
+                break
+        entry.records = newest
+        live = _live(newest, self._now_s())
+        if not live:
+            if problem is not None and (not answered or isinstance(problem, PeerFault)):
+                raise problem
+            raise NoInstances(name=record.name)
+        return tuple(
+            Instance(item.instance_key, item.endpoints, item.sequence, item.expires_s, item.load)
+            for item in sorted(live, key=lambda item: (item.load, item.instance_key))
+        )
+
+    async def _records_at(self, url: str, record: NameRecord) -> list[AddressRecord] | BlockCloudError:
+        """The records that one node has and that hold; or why it has none. What does not hold is noted."""
+        transport = self._client.transport
+        try:
+            data = await transport.once(url, "GET", f"/v1/address-records/{record.name}", accept=MSGPACK)
+            raws = _decode_list(data)
+        except BlockCloudError as error:
+            if isinstance(error, PeerFault):
+                transport.refused.append((url, error))
+            return error
+        found: list[AddressRecord] = []
+        fault: PeerFault | None = None
+        for raw in raws:
+            try:
+                found.append(self._checked(raw, record))
+            except PeerFault as error:
+                fault = error
+                transport.refused.append((url, error))
+        return fault if fault is not None and not found else found
+
+    def _checked(self, raw: bytes, record: NameRecord) -> AddressRecord:
+        """The address record in `raw`, if it is by a key that the proven record lists for this name."""
+        found = verify_record(raw, self._now_s())
+        if found.name != record.name or found.instance_key not in record.instance_keys:
+            raise NotAnnounced(
+                "an address record by a key that the ledger does not list for the name",
+                name=record.name,
+                key=found.instance_key.hex()[:16],
+            )
+        return found
+
+
+class HttpAnnouncer:
+    """The Announcer of the service access layer: sends an address record to all routing nodes; one is enough."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def announce(self, record: bytes) -> None:
+        """Raises the first refusal if no node took the record, or why none could be reached."""
+        await self._client.transport.everywhere("PUT", "/v1/address-records", record)
+
+
+def _live(records: dict[bytes, AddressRecord], now_s: int) -> list[AddressRecord]:
+    """Records whose lease runs and that say a place; one without endpoints withdraws its instance."""
+    return [item for item in records.values() if item.endpoints and item.expires_s + CLOCK_SKEW_SECONDS > now_s]
+
+
+def _decode_list(data: bytes) -> list[bytes]:
+    try:
+        raws = _record_list.decode(data)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise BadAnswer(f"not a list of records: {error}") from None
+    if len(raws) > INSTANCE_KEYS:
+        raise BadAnswer("more records than a name can have", records=len(raws), limit=INSTANCE_KEYS)
+    return raws

@@ -1,0 +1,110 @@
+"""Messages between validators: they survive the codec, and each bound is enforced with a typed error."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blockcloud.primitives import codec
+from blockcloud.primitives.certificates import CHECKPOINT, SignedStatement
+from blockcloud.primitives.certificates import Statement as Claim
+from blockcloud.primitives.errors import Malformed, NonCanonical, Oversized, PeerFault
+from blockcloud.primitives.limits import BLOCK_BYTES, COMMIT_RANGE, FETCH_REFERENCES, FRAME_BYTES
+from blockcloud.transaction_chain.block import BlockReference
+from blockcloud.transaction_chain.messages import (
+    ANSWER_BLOCKS,
+    BlockMessage,
+    Blocks,
+    FetchBlocks,
+    FetchLevels,
+    Message,
+    Ping,
+    Routing,
+    Statement,
+    decode_message,
+    encode_message,
+)
+
+REFERENCES = tuple(BlockReference(level, 1, bytes(32)) for level in range(FETCH_REFERENCES))
+SIGNED = SignedStatement(Claim(CHECKPOINT, bytes(32), 0, 10, (bytes(32), bytes(32))), bytes(32), bytes(64))
+MESSAGES: list[Message] = [
+    BlockMessage(b"raw"),
+    FetchBlocks(REFERENCES),
+    FetchLevels(1, COMMIT_RANGE),
+    FetchLevels(7, 7),
+    Blocks(()),
+    Blocks((b"one", b"two")),
+    Statement(SIGNED),
+    Routing(b""),
+    Ping(),
+]
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+def test_round_trip(message: Message) -> None:
+    assert decode_message(encode_message(message)) == message
+
+
+def test_tags_are_the_protocol() -> None:
+    tags = [encode_message(message)[1] for message in MESSAGES]
+    assert tags == [1, 2, 3, 3, 4, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        BlockMessage(b""),
+        BlockMessage(bytes(BLOCK_BYTES + 1)),
+        FetchBlocks(()),
+        FetchBlocks((*REFERENCES, REFERENCES[0])),
+        FetchLevels(0, 1),
+        FetchLevels(2, 1),
+        FetchLevels(1, COMMIT_RANGE + 1),
+        Blocks((b"one", b"")),
+        Blocks((b"x",) * (ANSWER_BLOCKS + 1)),
+    ],
+    ids=lambda message: type(message).__name__,
+)
+def test_bounds(message: Message) -> None:
+    with pytest.raises(Malformed):
+        decode_message(codec.encode(message))
+
+
+def test_a_frame_is_bounded() -> None:
+    with pytest.raises(Oversized):
+        decode_message(bytes(FRAME_BYTES + 1))
+
+
+def test_an_unknown_tag() -> None:
+    with pytest.raises(Malformed):
+        decode_message(codec.encode([99]))
+
+
+def test_a_longer_form_of_the_same_message() -> None:
+    assert encode_message(Ping()) == b"\x91\x07"
+    with pytest.raises(NonCanonical):
+        decode_message(b"\x91\xcc\x07")
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=200),
+        st.sampled_from(MESSAGES)
+        .map(encode_message)
+        .flatmap(
+            lambda raw: st.builds(
+                lambda at, byte: raw[: at % len(raw)] + bytes([byte]) + raw[at % len(raw) + 1 :],
+                st.integers(0, 10_000),
+                st.integers(0, 255),
+            )
+        ),
+    )
+)
+def test_anything_else_is_a_typed_error(data: bytes) -> None:
+    try:
+        message = decode_message(data)
+    except PeerFault as fault:
+        assert fault.code in {"malformed", "non_canonical", "oversized"}
+    else:
+        assert encode_message(message) == data

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -55,12 +54,10 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.005)
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+def places(count: int) -> list[MemberAddress]:
+    """Members at a loopback address of their own: no port of it is in use, nor taken by an outgoing connection."""
+    host = "127." + ".".join(str(1 + byte % 254) for byte in os.urandom(3))
+    return [MemberAddress(KEYS[index].public, host, 9_000 + index) for index in range(count)]
 
 
 async def start(index: int, members: list[MemberAddress], key: SigningKey | None = None, chain: bytes = CHAIN) -> Node:
@@ -83,7 +80,7 @@ async def start(index: int, members: list[MemberAddress], key: SigningKey | None
 
 @asynccontextmanager
 async def cluster(count: int) -> AsyncIterator[tuple[list[Node], list[MemberAddress]]]:
-    members = [MemberAddress(KEYS[i].public, "127.0.0.1", port) for i, port in enumerate(free_ports(count))]
+    members = places(count)
     nodes = [await start(i, members) for i in range(count)]
     try:
         await until(lambda: all(len(node.network.connected()) == count - 1 for node in nodes))
@@ -157,7 +154,7 @@ def test_garbage_on_the_port_is_counted_and_closed(run: Callable[[Scenario], Non
     async def scenario() -> None:
         async with cluster(2) as (nodes, members):
             for garbage in (b"GET / HTTP/1.1\r\n\r\n", os.urandom(5_000), b"\x16\x03\x01\xff\xff" + bytes(70_000)):
-                reader, writer = await asyncio.open_connection("127.0.0.1", members[0].port)
+                reader, writer = await asyncio.open_connection(members[0].host, members[0].port)
                 writer.write(garbage)
                 with pytest.MonkeyPatch.context():
                     try:
@@ -168,7 +165,7 @@ def test_garbage_on_the_port_is_counted_and_closed(run: Callable[[Scenario], Non
                 writer.close()
             # Proper TLS, then garbage in place of a handshake, then a frame that claims to be huge.
             for first, code in ((b"\x00\x00\x00\x05nope!", "malformed"), (b"\xff\xff\xff\xff", "frame_too_large")):
-                reader, writer = await asyncio.open_connection("127.0.0.1", members[0].port, ssl=client_context())
+                reader, writer = await asyncio.open_connection(members[0].host, members[0].port, ssl=client_context())
                 writer.write(first)
                 assert await reader.read() == b""
                 writer.close()
@@ -197,7 +194,7 @@ def test_strangers_other_chains_and_the_wrong_direction_are_refused(run: Callabl
 
 def test_a_member_with_another_key_is_not_linked(run: Callable[[Scenario], None]) -> None:
     async def scenario() -> None:
-        members = [MemberAddress(KEYS[i].public, "127.0.0.1", port) for i, port in enumerate(free_ports(2))]
+        members = places(2)
         impostor = await start(1, members, key=STRANGER)
         honest = await start(0, members)
         await until(lambda: honest.network.peers[1].faults["wrong_key"] >= 2)
@@ -293,9 +290,9 @@ def test_half_open_connections_are_limited_and_time_out(
     monkeypatch.setattr(network_module, "HANDSHAKE_SECONDS", 0.3)
 
     async def scenario() -> None:
-        members = [MemberAddress(KEYS[i].public, "127.0.0.1", port) for i, port in enumerate(free_ports(2))]
+        members = places(2)
         node = await start(1, members)
-        connections = [await asyncio.open_connection("127.0.0.1", node.port) for _ in range(5)]
+        connections = [await asyncio.open_connection(members[1].host, node.port) for _ in range(5)]
         await until(lambda: node.network.refused["half_open_limit"] == 2)
         await until(lambda: node.network.refused.total() == 5)
         for _, writer in connections:
@@ -311,7 +308,7 @@ def test_half_open_connections_are_limited_and_time_out(
 def test_the_handshake_takes_small_frames_only(run: Callable[[Scenario], None]) -> None:
     async def scenario() -> None:
         async with cluster(2) as (nodes, members):
-            reader, writer = await asyncio.open_connection("127.0.0.1", members[1].port, ssl=client_context())
+            reader, writer = await asyncio.open_connection(members[0].host, members[1].port, ssl=client_context())
             writer.write((HANDSHAKE_FRAME_BYTES + 1).to_bytes(4, "big"))
             assert await reader.read() == b""
             writer.close()

@@ -44,6 +44,12 @@ def check(payload: bytes) -> int:
     return len(payload)
 
 
+@pytest.fixture(autouse=True)
+def _nothing_inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests are about the threads; one below is about small messages."""
+    monkeypatch.setattr(verification, "INLINE_BYTES", 0)
+
+
 @dataclass
 class Delivered:
     messages: list[tuple[int, list[Block], PeerFault | None, bool]] = field(default_factory=list)
@@ -202,3 +208,24 @@ async def test_forgetting_a_peer_drops_what_waits_of_it() -> None:
         going.set()
         await delivered.until(lambda: any(message[0] == 2 for message in delivered.messages))
     assert len([message for message in delivered.messages if message[0] == 1]) <= 1
+
+
+async def test_small_messages_are_checked_at_once_up_to_a_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verification, "INLINE_BYTES", 2_000)
+    monkeypatch.setattr(verification, "INLINE_PER_SECOND", 3)
+    async with pool() as (verifying, delivered):
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: 5.0)
+        for time_ms in range(5):
+            verifying.add_blocks(1, (block(1, time_ms=time_ms).raw,), fetched=False)
+        verifying.add_blocks(2, (block(2, key=KEYS[3]).raw,), fetched=False)
+        at_once = list(delivered.messages)
+        monkeypatch.undo()
+        await delivered.until(lambda: len(delivered.messages) == 6)
+    assert [(peer, type(fault)) for peer, _, fault, _ in at_once] == [(1, type(None))] * 3 + [(2, BadSignature)]
+    assert [one.header.timestamp_ms for peer, blocks, _, _ in delivered.messages if peer == 1 for one in blocks] == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]

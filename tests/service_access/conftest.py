@@ -1,134 +1,22 @@
-"""A world on loopback for the service access layer: a registry in memory, listeners, connectors, random bytes."""
+"""The world on loopback as a fixture; the tests that need sockets run on asyncio's own loop and on uvloop."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 
 import pytest
+import uvloop
 
-from blockcloud.primitives.keys import SigningKey
-from blockcloud.routing.address_record import verify_record
-from blockcloud.service_access.connector import Connector
-from blockcloud.service_access.endpoint import ServiceEndpoint
-from blockcloud.service_access.listener import Listener, listen
-from blockcloud.service_access.resolution import Instance, Resolution, UnknownName
-from blockcloud.service_access.session import SessionParameters
-from blockcloud.service_access.stream import Session
-
-NAME = "files.acme"
-WAIT_SECONDS = 20.0
+from tests.service_access.access_world import World
 
 
-@dataclass
-class Registry:
-    """A resolver and announcer in one: what the ledger and the routing nodes would say."""
-
-    keys: dict[str, list[bytes]] = field(default_factory=dict)
-    instances: dict[str, dict[bytes, Instance]] = field(default_factory=dict)
-    resolved: int = 0
-    announced: int = 0
-
-    async def announce(self, record: bytes) -> None:
-        verified = verify_record(record, _now_s())
-        known = self.instances.setdefault(verified.name, {})
-        before = known.get(verified.instance_key)
-        assert before is None or before.sequence < verified.sequence
-        self.announced += 1
-        known[verified.instance_key] = Instance(
-            verified.instance_key, verified.endpoints, verified.sequence, verified.expires_s, verified.load
-        )
-
-    async def resolve(self, name: str, *, max_age_s: int = 60) -> Resolution:
-        self.resolved += 1
-        if name not in self.keys:
-            raise UnknownName(name=name)
-        found = tuple(each for each in self.instances.get(name, {}).values() if each.endpoints)
-        return Resolution(name, bytes(32), bytes(32), tuple(self.keys[name]), found, 1, 0)
-
-
-def _now_s() -> int:
-    import time
-
-    return int(time.time())
-
-
-@dataclass
-class World:
-    """Makes parts and closes them at the end of the test."""
-
-    stack: AsyncExitStack
-    registry: Registry = field(default_factory=Registry)
-
-    def key(self, name: str = NAME) -> SigningKey:
-        """A new instance key that the ledger lists for `name`."""
-        key = SigningKey.generate()
-        self.registry.keys.setdefault(name, []).append(key.public)
-        return key
-
-    async def listener(
-        self, *, name: str = NAME, key: SigningKey | None = None, host: str = "127.0.0.1", announce: bool = True,
-        parameters: SessionParameters | None = None,
-    ) -> Listener:
-        """A served name."""
-        context = listen(
-            name, key or self.key(name), announcer=self.registry if announce else None, address=(host, 0),
-            parameters=parameters,
-        )
-        return await self.stack.enter_async_context(context)
-
-    async def endpoint(
-        self, *, host: str | None = None, parameters: SessionParameters | None = None
-    ) -> ServiceEndpoint:
-        """A consumer's endpoint; with `host` it listens there."""
-        endpoint = ServiceEndpoint(SigningKey.generate(), parameters=parameters)
-        await self.stack.enter_async_context(endpoint)
-        if host is not None:
-            await endpoint.start(host, 0)
-        return endpoint
-
-    async def pair(
-        self, *, consumer_host: str | None = None, parameters: SessionParameters | None = None
-    ) -> tuple[Listener, ServiceEndpoint, Session, Session]:
-        """(listener, consumer's endpoint, provider's session, consumer's session)."""
-        listener = await self.listener(parameters=parameters)
-        endpoint = await self.endpoint(host=consumer_host, parameters=parameters)
-        consumer = await Connector(endpoint, self.registry).connect(NAME)
-        provider = await bounded(listener.accept())
-        return listener, endpoint, provider, consumer
-
-
-async def bounded(awaitable: Awaitable[object]) -> object:
-    """The result, within a time that only a hang exceeds."""
-    async with asyncio.timeout(WAIT_SECONDS):
-        return await awaitable
-
-
-def random_bytes(count: int, seed: int = 1) -> bytes:
-    """The same bytes every time."""
-    return random.Random(seed).randbytes(count)
-
-
-async def send_all(session: Session, data: bytes, piece: int = 50_000) -> None:
-    """Write `data` in pieces and end the stream."""
-    for start in range(0, len(data), piece):
-        await session.write(data[start : start + piece])
-    session.write_eof()
-
-
-async def digest_of(session: Session, each: Callable[[int], None] | None = None) -> tuple[int, str]:
-    """(bytes, SHA-256) of the peer's whole stream; `each` sees the count so far."""
-    count, digest = 0, hashlib.sha256()
-    while part := await session.read():
-        count += len(part)
-        digest.update(part)
-        if each is not None:
-            each(count)
-    return count, digest.hexdigest()
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Both loops: they differ in when they begin to read, and in how they report a reset."""
+    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture

@@ -107,10 +107,6 @@ def _old_links_attach(self, counter, received, addresses, now_ms):  # type: igno
     _attach(self, counter, received, addresses, now_ms)
 
 
-def _old_links_asked(self, resume, nonce, certificate_hash, own):  # type: ignore[no-untyped-def]
-    return Attempt(self.role.other, resume.counter, resume.nonce, nonce, certificate_hash), b""
-
-
 def _old_links_speak(self, counter, frame, now_ms):  # type: ignore[no-untyped-def]
     _receive(self, self.link, frame, now_ms)
 
@@ -173,7 +169,6 @@ def _acknowledge_the_limit(self):  # type: ignore[no-untyped-def]
 
 MUTANTS: dict[str, tuple[type, str, Callable[..., object]]] = {
     "an older resume attaches": (SessionCore, "_attach", _old_links_attach),
-    "frames of old links are taken": (SessionCore, "receive", _old_links_speak),
     "a chunk is forgotten before all of it arrived": (SendBuffer, "acknowledge", _acknowledge_too_much),
     "resent from one byte too far": (SendBuffer, "rewind", _rewind_too_far),
     "not resent": (SendBuffer, "rewind", _no_rewind),
@@ -189,8 +184,7 @@ def test_mutant_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     owner, method, replacement = MUTANTS[name]
     monkeypatch.setattr(owner, method, replacement)
     with pytest.raises((AssertionError, PeerFault)):
-        for seed in range(SEEDS):
-            run_randomly(seed)
+        test_random_lives()
 
 
 # --- single rules -----------------------------------------------------------------------------------------------------
@@ -237,6 +231,12 @@ def test_resume_hands_over_and_fences() -> None:
     attempt, *_, proof = resumed(two, one)
     one.proven(attempt, proof, 2.0)
     assert (one.link, two.link) == (3, 3)
+
+
+def test_mutant_that_listens_to_old_links_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SessionCore, "receive", _old_links_speak)
+    with pytest.raises(AssertionError):
+        test_resume_hands_over_and_fences()
 
 
 def test_replayed_resume_with_higher_counter_fails_on_a_fresh_nonce() -> None:
@@ -288,19 +288,15 @@ def test_impossible_offsets() -> None:
     one.take_frames(1_000, 0.0)
     # The peer's authenticated proof claims more than was ever sent, then takes back what it acknowledged.
     two._receive.received = 101
-    attempt, *_, proof = resumed_from(two, one)
+    attempt, *_, proof = resumed(two, one)
     with pytest.raises(ImpossibleOffset):
         one.proven(attempt, proof, 1.0)
     one.receive(0, Ack(60, 1_000_000), 1.0)
     two._receive.received = 59
-    attempt, *_, proof = resumed_from(two, one)
+    attempt, *_, proof = resumed(two, one)
     with pytest.raises(ImpossibleOffset):
         one.proven(attempt, proof, 1.0)
     assert (one.link, one.state) == (0, State.ATTACHED)
-
-
-def resumed_from(dialler: SessionCore, acceptor: SessionCore) -> tuple[Attempt, Resume, Challenge, Proof]:
-    return resumed(dialler, acceptor)
 
 
 @pytest.mark.parametrize(

@@ -262,6 +262,7 @@ def test_the_deposit_comes_back_at_revocation_and_when_somebody_else_registers()
 
 def test_renewal_counts_from_now_and_works_in_grace() -> None:
     ledger = ledger_with_name(NameStatus.GRACE)
+    ledger.advance(1)
     assert ledger.chain.instance_keys(NAME) == ()
     assert ledger.run(ALICE, RenewName(NAME)) == "ok"
     record = ledger.chain.name(NAME)

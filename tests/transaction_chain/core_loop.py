@@ -1,5 +1,8 @@
-"""A deterministic loop around several cores for the tests: a virtual clock, links that keep the order of messages, and a
-disk for each node that survives its restart. It carries out the duties of `Ready` in their order and nothing else."""
+"""A deterministic loop around several cores for the tests.
+
+It has a virtual clock, links that keep the order of messages, and a disk for each node that survives its restart. It
+carries out the duties of `Ready` in their order and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -101,6 +104,7 @@ class Loop:
         self.now_ms = START_MS
         self.delay_ms = delay_ms
         self.signed: dict[tuple[int, int], BlockReference] = {}
+        self.sent: list[tuple[int, Message]] = []
         self._events: list[tuple[int, int, int, int, bytes]] = []
         self._count = 0
         self._free_ms: dict[tuple[int, int], int] = {}
@@ -194,8 +198,8 @@ class Loop:
             case Blocks(raws):
                 node.core.receive_blocks([self._parse(raw) for raw in raws], sender, self.now_ms)
             case FetchBlocks() | FetchLevels():
-                raws = [block.raw for block in self._blocks_for(node, message)]
-                self._send(node, sender, Blocks(tuple(raws)))
+                found = self._blocks_for(node, message)
+                self._send(node, sender, Blocks(tuple(block.raw for block in found)))
         self._work(node)
 
     def _blocks_for(self, node: Node, request: FetchBlocks | FetchLevels) -> list[Block]:
@@ -211,6 +215,8 @@ class Loop:
 
     def _send(self, node: Node, receiver: int, message: Message) -> None:
         self._count += 1
+        if not isinstance(message, BlockMessage | Blocks):
+            self.sent.append((node.index, message))
         delay_ms = self.delay_ms(node.index, receiver, self._count)
         if delay_ms is None:
             return

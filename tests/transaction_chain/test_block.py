@@ -47,8 +47,11 @@ def parse(raw: bytes) -> Block:
 
 
 def raw_block(payload: tuple[bytes, ...] = PAYLOAD, **changes: object) -> bytes:
-    header = msgspec.structs.replace(HEADER, **{"payload_root": merkle_root(payload), **changes})
-    return sign_block(header, payload, KEYS[0]).raw
+    return raw_block_with({"payload_root": merkle_root(payload), **changes}, payload)
+
+
+def raw_block_with(changes: dict[str, object], payload: tuple[bytes, ...] = PAYLOAD) -> bytes:
+    return sign_block(msgspec.structs.replace(HEADER, **changes), payload, KEYS[0]).raw
 
 
 def signed_statement(key: SigningKey) -> SignedStatement:
@@ -112,7 +115,7 @@ def test_a_statement_with_a_wrong_signature() -> None:
 )
 def test_one_broken_rule(changes: dict[str, object], reason: str) -> None:
     with pytest.raises(InvalidBlock, match=reason):
-        parse(raw_block(**changes))
+        parse(raw_block_with(changes))
 
 
 def test_another_chain() -> None:

@@ -18,7 +18,9 @@ def committee(*weights: int) -> Committee:
 
 def test_the_draw_is_part_of_the_protocol() -> None:
     schedule = LeaderSchedule(committee(1, 1, 1, 1), 2, BEACON)
-    assert [schedule.leaders(level) for level in range(1, 9)] == snapshot([(1, 3), (0, 3), (2, 3), (1, 0), (3, 1), (1, 2), (0, 2), (1, 3)])
+    assert [schedule.leaders(level) for level in range(1, 9)] == snapshot(
+        [(1, 3), (0, 3), (2, 3), (1, 0), (3, 1), (1, 2), (0, 2), (1, 3)]
+    )
 
 
 @given(st.lists(st.integers(1, 10**6), min_size=1, max_size=10), st.integers(1, 10), st.integers(0, 2**40))

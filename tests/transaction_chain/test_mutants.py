@@ -6,6 +6,7 @@ judged in a process of its own. A replacement whose old text is gone fails loudl
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -24,6 +25,12 @@ DAGS = 1_500
 
 AGREEMENT = ("-m", "blockcloud.simulation.dag_fuzzer", "--seed", str(FIRST_SEED), "--count", str(DAGS))
 MODEL = (*AGREEMENT, "--model")
+NETWORK = ("-m", "blockcloud.simulation.network", "--seed", "1", "--count", "60", "--seconds", "5")
+NETWORK_LONG = (*NETWORK[:-1], "10")
+SCENARIOS = (
+    *("-m", "pytest", "-q", "-x", "-c", os.devnull, "-p", "no:cacheprovider", "-p", "no:asyncio"),
+    *("--import-mode=importlib", str(Path(__file__).parent / "test_collection_scenarios.py")),
+)
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,8 @@ class Mutant:
     """`old` stands once in `file` and becomes `new`; `judge` must then report a violation.
 
     AGREEMENT compares views only: what dies there is unsafe. MODEL also compares with the slow model of the rule: what
-    dies only there keeps nodes in agreement on something that the rule does not say.
+    dies only there keeps nodes in agreement on something that the rule does not say. NETWORK runs whole committees under
+    faults.
     """
 
     name: str
@@ -44,6 +52,7 @@ class Mutant:
 COMMITTER = "transaction_chain/committer.py"
 LINEARIZER = "transaction_chain/linearizer.py"
 BLOCK = "transaction_chain/block.py"
+CORE = "transaction_chain/core.py"
 
 MUTANTS = [
     Mutant(
@@ -100,10 +109,9 @@ MUTANTS = [
     Mutant(
         "a level is output in parts",
         COMMITTER,
-        "            if any(decision.status is SlotStatus.UNDECIDED for decision in known[level]):\n                break\n",
-        "            if any(decision.status is SlotStatus.UNDECIDED for decision in known[level]):\n"
+        "                break\n            decided.extend(known[level])",
         "                decided.extend(d for d in known[level] if d.status is not SlotStatus.UNDECIDED)\n"
-        "                break\n",
+        "                break\n            decided.extend(known[level])",
     ),
     Mutant(
         "an equivocator's certificates count twice",
@@ -141,7 +149,7 @@ MUTANTS = [
         "order of arrival is the order of output",
         LINEARIZER,
         "sorted(reached.values(), key=lambda block: _position(block.reference, beacon))",
-        "[block for level in range(dag.highest_level + 1) for block in dag.blocks_at(level) if block.reference in reached]",
+        "sorted(reached.values(), key=lambda block: (block.level, list(dag._blocks).index(block.reference)))",
     ),
     Mutant(
         "two parents of one author are accepted",
@@ -161,16 +169,82 @@ MUTANTS = [
         "if merkle_root(payload) != payload_root:",
         "if not payload_root:",
     ),
+    Mutant(
+        "a commit reaches down to its own collection level",
+        CORE,
+        "self._linearised, self.dag.gc_level, self._beacon)",
+        "self._linearised, max(0, level - self.parameters.gc_depth_levels), self._beacon)",
+        SCENARIOS,
+    ),
+    Mutant(
+        "a block may be earlier than its parents",
+        CORE,
+        "parent.header.timestamp_ms <= block.header.timestamp_ms for parent in parents",
+        "parent.header.timestamp_ms >= 0 for parent in parents",
+        MODEL,
+    ),
+    Mutant(
+        "what was signed is forgotten at a restart",
+        CORE,
+        "        self.level = max([recovered.own_level or 0, *own_levels])\n"
+        "        # Hear first where the others are: a block for a level that they left long ago helps nobody.\n"
+        "        self._quiet_until_ms = now_ms + self.parameters.pacing_idle_ms\n",
+        "",
+        NETWORK,
+    ),
+    Mutant(
+        "what was committed is forgotten at a restart",
+        CORE,
+        "self._linearised.add(reference for reference in recovered.linearised if reference.level > gc_level)",
+        "self._linearised.add(())",
+        NETWORK,
+    ),
+    Mutant(
+        "an own block is sent before it is durable",
+        CORE,
+        "        self._ready.own.append(block)\n",
+        "",
+        NETWORK,
+    ),
+    Mutant(
+        "missing parents are never asked for",
+        CORE,
+        "self._ready.send.extend(self._suspension.requests(self._peers, now_ms))",
+        "self._suspension.requests(self._peers, now_ms)",
+        NETWORK,
+    ),
+    Mutant(
+        "a lagging node asks for no levels",
+        CORE,
+        "        if chunk is not None:\n            self._ready.send.append(chunk)\n",
+        "",
+        NETWORK_LONG,
+    ),
+    Mutant(
+        "an absent leader is waited for without end",
+        CORE,
+        "due_ms = max(due_ms, self._clock.since_ms + self.parameters.leader_timeout_ms)",
+        "return None",
+        NETWORK,
+    ),
+    Mutant(
+        "an equivocator stops its victims",
+        CORE,
+        "if not wanted and self._slot_is_full(block):",
+        "if self._slot_is_full(block) or self.dag.slot(block.level, block.author):",
+        NETWORK,
+    ),
 ]
 
-QUICK = ("weak certificate: f + 1 votes", "undecided anchor is passed over", "two parents of one author are accepted")
+QUICK = ("weak certificate: f + 1 votes", "f + 1 blames skip", "two parents of one author are accepted")
 
 
 def judged(folder: Path, arguments: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
     """What the judge says about the package in `folder`: 0 without a violation."""
     environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0"}
+    command = [sys.executable, *arguments]
     return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, env=environment, cwd=folder, timeout=100, check=False
+        command, capture_output=True, text=True, env=environment, cwd=folder, timeout=100, check=False
     )
 
 
@@ -179,14 +253,20 @@ def planted(mutant: Mutant, folder: Path) -> None:
     shutil.copytree(SOURCE, folder / "blockcloud", ignore=shutil.ignore_patterns("__pycache__"))
     path = folder / "blockcloud" / mutant.file
     text = path.read_text()
-    assert text.count(mutant.old) == 1, f"the text of mutant {mutant.name!r} is in {mutant.file} {text.count(mutant.old)} times"
+    assert text.count(mutant.old) == 1, f"the old text of mutant {mutant.name!r} must be in {mutant.file} once"
     path.write_text(text.replace(mutant.old, mutant.new))
 
 
 def must_be_caught(mutant: Mutant, folder: Path) -> None:
     planted(mutant, folder)
     verdict = judged(folder, mutant.judge)
-    caught = verdict.returncode == 1 and verdict.stdout.startswith("seed ")
+    last_line = verdict.stdout.strip().rpartition("\n")[2]
+    if mutant.judge in (NETWORK, NETWORK_LONG):
+        caught = verdict.returncode == 1 and json.loads(last_line)["verdict"] != "Pass"
+    elif mutant.judge is SCENARIOS:
+        caught = verdict.returncode == 1 and "WrongCommits" in verdict.stdout
+    else:
+        caught = verdict.returncode == 1 and verdict.stdout.startswith("seed ")
     assert caught, f"mutant {mutant.name!r} survives:\n{verdict.stdout}{verdict.stderr}"
 
 

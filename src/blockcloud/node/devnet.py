@@ -151,11 +151,12 @@ def is_running(validator: Validator) -> bool:
     if not validator.pid:
         return False
     try:
-        arguments = Path(f"/proc/{validator.pid}/cmdline").read_bytes().split(b"\x00")
+        arguments = Path(f"/proc/{validator.pid}/cmdline").read_bytes()
         state = Path(f"/proc/{validator.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
     except OSError:
         return False
-    return state != "Z" and validator.home.encode() in arguments
+    # A process that is just being started has no arguments yet.
+    return state != "Z" and (not arguments or validator.home.encode() in arguments.split(b"\x00"))
 
 
 def stop_devnet(folder: Path, devnet: Devnet) -> int:

@@ -31,7 +31,6 @@ OWN_LEVEL: Final = b"own_level"
 CERTIFICATE: Final = b"certificate"
 # Certificates older than this are dropped; nothing so old can be proved.
 CERTIFICATES_KEPT_COMMITS: Final = 10_000
-_END: Final = b"\xff" * 9
 
 
 def initialise_data(store: Store, genesis: Genesis) -> None:
@@ -106,12 +105,12 @@ class LedgerTables:
                 batch.delete(META, key)
         self._store.write(batch, sync=False)
 
-    def certificate(self, height: int | None = None) -> Certificate | None:
-        """The certificate of the checkpoint at `height`, or the newest one."""
+    def certificate(self, height: int | None = None, *, up_to: int = 2**63) -> Certificate | None:
+        """The certificate of the checkpoint at `height`, or the newest one not above `up_to`."""
         if height is not None:
             data = self._store.get(META, CERTIFICATE + _number(height))
         else:
-            newest = self._store.scan(META, CERTIFICATE + _END, CERTIFICATE, reverse=True, limit=1)
+            newest = self._store.scan(META, CERTIFICATE + _number(up_to), CERTIFICATE, reverse=True, limit=1)
             data = next((value for _, value in newest), None)
         return None if data is None else codec.decode(data, Certificate, limit=CERTIFICATE_BYTES)
 

@@ -162,6 +162,16 @@ class Network:
         if (link := self.peers[index].link) is not None:
             link.resume()
 
+    def queued(self, index: int) -> int:
+        """Bytes that wait for a peer to take them."""
+        link = self.peers[index].link
+        return 0 if link is None else link.queued
+
+    def drop(self, index: int) -> None:
+        """End the link to a peer."""
+        if (link := self.peers[index].link) is not None:
+            link.abort()
+
     def connected(self) -> list[int]:
         """Indices of the members with a link."""
         return [index for index, peer in self.peers.items() if peer.link is not None]

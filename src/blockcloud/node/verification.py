@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -29,6 +29,10 @@ from blockcloud.transaction_chain.block import Block
 
 SWITCH_INTERVAL_S: Final = 0.000_5
 CHUNK_CHECKS: Final = 128  # signature checks that one turn of a source may take: about 8 ms
+# A message as small as that of an empty block is checked in the loop: waking a thread and being woken by it costs more
+# than its one or two signatures. Not more often than so many times a second for one source.
+INLINE_BYTES: Final = 1_536
+INLINE_PER_SECOND: Final = 200
 SOURCE_BYTES: Final = (
     16 * 1024 * 1024
 )  # raw blocks waiting of one source; beyond it the node stops reading from the peer
@@ -77,8 +81,9 @@ class Verification:
     """The pool. All methods belong to the event loop's thread.
 
     `parse` decodes a raw block, `verify` checks its signature, `check` one payload item, `check_submitted` one that a
-    client submits; all run in worker threads and raise PeerFault, the last also Rejected. `deliver(peer, blocks, fault, fetched)` is called in the loop, once for each `add_blocks`, in
-    order; `failed` when a worker raised anything else, after which the node cannot go on.
+    client submits; all run in worker threads and raise PeerFault, the last also Rejected. `deliver(peer, blocks, fault,
+    fetched)` is called in the loop, once for each `add_blocks`, in order; `failed` when a worker raised anything else,
+    after which the node cannot go on.
     """
 
     def __init__(
@@ -102,6 +107,8 @@ class Verification:
         self._turns: deque[Hashable] = deque()  # sources with work, none of whose chunks runs
         self._busy = 0
         self._closed = False
+        self._inlined: Counter[Hashable] = Counter()
+        self._inline_second = 0
         self._drained: dict[Hashable, asyncio.Future[None]] = {}
 
     def add_blocks(self, peer: int, raws: Sequence[bytes], *, fetched: bool) -> bool:
@@ -146,6 +153,11 @@ class Verification:
     def _add(self, name: Hashable, job: _Job) -> bool:
         if self._closed:
             return False
+        if job.waiter is None and job.size <= INLINE_BYTES and name not in self._sources and self._may_inline(name):
+            while not _finished(job):
+                self._blocks(job, CHUNK_CHECKS)
+            self._hand_over(name, job)
+            return True
         source = self._sources.setdefault(name, _Source())
         source.jobs.append(job)
         source.bytes += job.size
@@ -153,6 +165,14 @@ class Verification:
             self._turns.append(name)
             self._dispatch()
         return source.bytes <= SOURCE_BYTES
+
+    def _may_inline(self, name: Hashable) -> bool:
+        second = int(self._loop.time())
+        if second != self._inline_second:
+            self._inline_second = second
+            self._inlined.clear()
+        self._inlined[name] += 1
+        return self._inlined[name] <= INLINE_PER_SECOND
 
     def _dispatch(self) -> None:
         while self._busy < self._threads and self._turns:

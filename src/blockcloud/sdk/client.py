@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -41,14 +42,17 @@ from blockcloud.service_chain.operations import (
     name_commitment,
 )
 from blockcloud.service_chain.receipts import Receipt
-from blockcloud.service_chain.records import Account, Lane, NameRecord
-from blockcloud.service_chain.rejections import OK, PreorderTooYoung, StaleSequence
-from blockcloud.service_chain.state_keys import account_key, lane_key, name_key
+from blockcloud.service_chain.records import Account, Lane, NameRecord, PreorderRecord
+from blockcloud.service_chain.rejections import OK, PreorderExists, PreorderTooYoung, StaleSequence
+from blockcloud.service_chain.state_keys import account_key, lane_key, name_key, preorder_key
 from blockcloud.service_chain.transaction import TransactionBody, parse_transaction, sign_transaction
 
 TIMEOUT_SECONDS: Final = 30.0
 # A signed transaction that was not committed is void so many commits after it was made.
 VALID_COMMITS: Final = 2_000
+# Drawn on top, so that the same payment made twice is two transactions, also where a node that is behind names a
+# sequence that is used up: else the second would pass for a copy of the first, with its receipt.
+VALID_SPREAD: Final = 4_096
 FEE_LIMIT_MICRO_BLOC: Final = 1_000_000
 STATUS_SECONDS: Final = 5.0
 POLL_SECONDS: Final = 0.05
@@ -65,6 +69,7 @@ class _LaneState:
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
         self.next: int | None = None
+        self.used = 0  # sequences below this have receipts, whatever a node that is behind says
 
 
 class AsyncClient:
@@ -206,10 +211,12 @@ class AsyncClient:
         deadline = asyncio.get_running_loop().time() + timeout_s
         async with state.lock:
             for attempt in range(RESIGN_ATTEMPTS):
-                first = await self._next_sequence(account, lane) if state.next is None else state.next
+                first = state.next
+                if first is None:
+                    first = max(await self._next_sequence(account, lane), state.used)
                 # If anything goes wrong from here on, a node must be asked where the lane stands.
                 state.next = None
-                valid_until = await self._current_height() + VALID_COMMITS
+                valid_until = await self._current_height() + VALID_COMMITS + secrets.randbelow(VALID_SPREAD)
                 signed = [
                     sign_transaction(
                         TransactionBody(
@@ -223,7 +230,7 @@ class AsyncClient:
                 outcomes = await self.submit(signed, timeout_s=remaining)
                 receipts = [outcome.receipt for outcome in outcomes if outcome.receipt is not None]
                 if len(receipts) == len(outcomes):
-                    state.next = first + len(outcomes)
+                    state.next = state.used = first + len(outcomes)
                     return self._all_ok(receipts)
                 # Only sequences that are used up make it safe to sign the same again: the first can never execute.
                 stale = all(outcome.code == StaleSequence.code for outcome in outcomes)
@@ -261,8 +268,7 @@ class AsyncClient:
         salt = os.urandom(SALT_BYTES) if salt is None else salt
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
-        receipt = await self.transact(key, Preorder(name_commitment(name, salt, key.public)), timeout_s=timeout_s)
-        opens = receipt.height + self.genesis.naming.preorder_min
+        opens = await self._preorder(key, name_commitment(name, salt, key.public), timeout_s)
         register = Register(name, salt, service_file_hash, tuple(instance_keys))
         while True:
             # The commit that executes it comes after the one that a node has just executed.
@@ -272,6 +278,15 @@ class AsyncClient:
             if loop.time() >= deadline:
                 raise TimedOut("the window of the preorder did not open in time", seconds=timeout_s)
             await asyncio.sleep(POLL_SECONDS)
+
+    async def _preorder(self, key: SigningKey, commitment: bytes, timeout_s: float) -> int:
+        """Preorder, or take up a preorder of before; the height from which on the name can be registered."""
+        try:
+            height = (await self.transact(key, Preorder(commitment), timeout_s=timeout_s)).height
+        except PreorderExists:
+            made = (await self.proven(preorder_key(commitment, key.public))).value
+            height = codec.decode(made, PreorderRecord, limit=STATE_VALUE_BYTES).height if made is not None else 0
+        return height + self.genesis.naming.preorder_min
 
     async def update_name(self, key: SigningKey, name: str, file_hash: bytes, **how: Any) -> Receipt:
         """Bind another service file's hash to a name."""

@@ -7,6 +7,7 @@ nor forge. Answers have a size limit.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
@@ -46,7 +47,10 @@ class Transport:
         self._preferred = 0
         # No proxies or credentials from the environment: the URLs are the nodes themselves.
         limits = httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
-        self._http = httpx2.AsyncClient(trust_env=False, limits=limits, timeout=attempt_s)
+        # The default context reads all public authorities, which takes long and nobody needs without https.
+        secure = any(url.startswith("https://") for url in self.urls)
+        verify = True if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._http = httpx2.AsyncClient(trust_env=False, limits=limits, timeout=attempt_s, verify=verify)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -135,19 +139,14 @@ class Transport:
         """Send to all nodes at once; how many took it. Raises the first refusal if none did."""
         calls = (self.once(url, method, path, content=content) for url in self.urls)
         results = await asyncio.gather(*calls, return_exceptions=True)
-        taken, fault, last = 0, None, None
-        for result in results:
-            if not isinstance(result, BaseException):
-                taken += 1
-            elif not isinstance(result, BlockCloudError):
-                raise result
-            elif isinstance(result, Unreachable | TimedOut | Busy):
-                last = result
-            else:
-                fault = fault or result
-        if not taken:
-            raise fault or last or Unreachable("no node answered")
-        return taken
+        failures = [result for result in results if isinstance(result, BaseException)]
+        for failure in failures:
+            if not isinstance(failure, BlockCloudError):
+                raise failure
+        if len(failures) == len(results):
+            refusals = [failure for failure in failures if isinstance(failure, Refused)]
+            raise (refusals or failures)[0]
+        return len(results) - len(failures)
 
 
 def decode_object(body: bytes) -> dict[str, Any]:

@@ -49,7 +49,7 @@ from blockcloud.service_access.links import TLS_SHUTDOWN_SECONDS, Link, dial, ti
 from blockcloud.service_access.redial import Redialler
 from blockcloud.service_access.resolution import Resolver
 from blockcloud.service_access.service_table import Action, Rule, ServiceTable
-from blockcloud.service_access.session import Role, SessionCore, SessionParameters
+from blockcloud.service_access.session import Role, SessionCore, SessionParameters, State
 from blockcloud.service_access.stream import Session
 
 PURPOSE: Final = "session/v1"
@@ -396,6 +396,8 @@ class ServiceEndpoint:
     async def _move_session(self, session: Session, limit: asyncio.Semaphore) -> None:
         """A new link for one session; afterwards the link from the old address is closed, whatever happened."""
         async with limit:
+            if session.core.state not in (State.ATTACHED, State.DETACHED):
+                return
             before = session.core.link
             timeout_ms = self.parameters.dead_after_ms
             for address in session.core.peer_addresses:

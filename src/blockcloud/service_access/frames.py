@@ -3,7 +3,7 @@
 A frame is a 32-bit big-endian word (kind in the top 8 bits, length of the rest in the lower 24) and its body. DATA has
 a 64-bit offset and raw bytes, because it is the hot path; every other body is the canonical encoding of a struct. The
 length is checked against the limit of the moment before anything is kept for it: 2 KiB until the peer has proven who it
-is, 64 KiB afterwards.
+is, then 64 KiB of data.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from blockcloud.service_access.handshake import HANDSHAKE_MESSAGE_BYTES
 Address: TypeAlias = tuple[str, int]
 
 HEADER_BYTES: Final = 4
-DATA_HEADER_BYTES: Final = HEADER_BYTES + 8
-DATA_BYTES: Final = SESSION_FRAME_BYTES - DATA_HEADER_BYTES
+OFFSET_BYTES: Final = 8
+DATA_BYTES: Final = SESSION_FRAME_BYTES  # of the stream in one frame; its header comes on top
 SESSION_ID_BYTES: Final = 16
 RESUME_NONCE_BYTES: Final = 32
 MAC_BYTES: Final = 32
@@ -165,7 +165,7 @@ def encode_handshake(kind: Kind, message: bytes) -> bytes:
 
 def data_header(offset: int, length: int) -> bytes:
     """What goes before `length` bytes of the stream that start at `offset`."""
-    return _DATA_HEADER.pack(Kind.DATA << 24 | length + 8, offset)
+    return _DATA_HEADER.pack(Kind.DATA << 24 | length + OFFSET_BYTES, offset)
 
 
 def check_addresses(addresses: tuple[Address, ...]) -> None:
@@ -220,7 +220,7 @@ class FrameDecoder:
 
     def authenticated(self) -> None:
         """The peer has proven who it is: full frames from now on."""
-        self.limit = SESSION_FRAME_BYTES - HEADER_BYTES
+        self.limit = DATA_BYTES + OFFSET_BYTES
 
     def feed(self, data: bytes) -> None:
         """More bytes have arrived. They must not be changed afterwards."""
@@ -246,11 +246,11 @@ class FrameDecoder:
         self._header = None
         body = self._take(length)
         if kind is Kind.DATA:
-            if length < 8:
+            if length < OFFSET_BYTES:
                 raise Malformed("data frame without an offset")
             (offset,) = _OFFSET.unpack_from(body)
             _check_range(offset)
-            return Data(offset, body[8:])
+            return Data(offset, body[OFFSET_BYTES:])
         if kind <= Kind.FINISH:
             return HandshakeFrame(kind, bytes(body))
         frame = decode(bytes(body), _STRUCTS[kind], limit=HANDSHAKE_MESSAGE_BYTES)

@@ -176,7 +176,9 @@ async def dial(address: Address, context: ssl.SSLContext, *, source: str | None,
     except TimeoutError:
         link.abort()
         raise TimedOut("no answer to a new link", address=f"{host}:{port}") from None
-    except OSError as error:  # ssl.SSLError is one
+    except ssl.SSLError as error:
+        raise Unreachable(f"no link: TLS failed: {error.reason or error}", address=f"{host}:{port}") from None
+    except OSError as error:
         raise Unreachable(f"no link: {error.strerror or error}", address=f"{host}:{port}") from None
     return link
 

@@ -28,13 +28,14 @@ class TcpSide(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._pending: asyncio.Task[None] | None = None
+        self._early = b""
         self._eof = False
+        self._lost = False
+        self._closing = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=TCP_WRITE_BUFFER_BYTES)
-        if self.session is None:
-            self._transport.pause_reading()
         self._connected.set()
 
     async def connected(self) -> None:
@@ -44,16 +45,27 @@ class TcpSide(asyncio.Protocol):
     def start(self, session: Session) -> None:
         """Pass what is read to `session` from now on."""
         self.session = session
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
+        if self._lost:
+            session.abort("connection_closed", "the program behind the session has closed its connection")
+            return
+        early, self._early = self._early, b""
+        if early:
+            self.data_received(early)
+        if self._pending is None:
+            self._read_on()
 
     def data_received(self, data: bytes) -> None:
         session = self.session
-        if session is None or not session.core.writable:
+        if session is None:
+            # Pausing in `connection_made` is of no use: not every loop has begun to read by then.
+            self._early += data
+            self._pause()
+            return
+        if not session.core.writable:
             return
         accepted = session.write_now(data)
-        if accepted < len(data) and self._transport is not None:
-            self._transport.pause_reading()
+        if accepted < len(data):
+            self._pause()
             rest = memoryview(data)[accepted:]
             self._pending = asyncio.get_running_loop().create_task(self._write_rest(session, rest))
 
@@ -64,8 +76,15 @@ class TcpSide(asyncio.Protocol):
             return  # the other direction sees it, too, and says so
         finally:
             self._pending = None
-        if self._eof:
-            session.write_eof()
+        self._read_on()
+
+    def _pause(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def _read_on(self) -> None:
+        if self._eof and self.session is not None:
+            self.session.write_eof()
         elif self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
@@ -76,8 +95,9 @@ class TcpSide(asyncio.Protocol):
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
         self._writable.set()
-        if exc is not None and self.session is not None:
+        if not self._closing and self.session is not None:
             self.session.abort("connection_reset", "the program behind the session broke its connection")
 
     def pause_writing(self) -> None:
@@ -99,11 +119,13 @@ class TcpSide(asyncio.Protocol):
 
     def close(self) -> None:
         """Close when everything is written."""
+        self._closing = True
         if self._transport is not None:
             self._transport.close()
 
     def reset(self) -> None:
         """Close with a TCP reset, so that the program cannot take what it got for the whole."""
+        self._closing = True
         if self._transport is None:
             return
         plain = self._transport.get_extra_info("socket")

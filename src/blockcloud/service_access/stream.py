@@ -188,7 +188,7 @@ class Session:
 
     async def attached_beyond(self, counter: int) -> None:
         """Wait for a link with a higher counter than `counter`, or for the session's end."""
-        while self.core.link <= counter and not self._over:
+        while self.core.link <= counter and self.core.state in (State.ATTACHED, State.DETACHED):
             await self._change()
 
     async def ended(self) -> None:

@@ -212,7 +212,7 @@ class DagBuilder:
 
 
 def _unsigned(header: Header, payload: tuple[bytes, ...]) -> Block:
-    """A block with a signature of zeros, for cores whose callers check signatures: signing is most of a block's cost."""
+    """A block signed with zeros, for cores whose callers check signatures: signing is most of a block's cost."""
     header_bytes = codec.encode(header)
     signature = bytes(SIGNATURE_BYTES)
     reference = BlockReference(header.level, header.author, tagged_hash(DIGEST_DOMAIN, header_bytes))

@@ -31,12 +31,14 @@ _LAST_FORK = 2
 
 @dataclass
 class _Plot:
-    """Against one leader slot: who votes for it one level up, and who certifies it two levels up."""
+    """Against one leader slot: who votes for it one level up, who certifies it two levels up, and, where there is to be
+    a sequel, which member three levels up sees no certificate."""
 
     level: int
     leader: int
     voters: list[int]
     certifiers: list[int]
+    blind: int | None = None
 
 
 @dataclass
@@ -101,18 +103,23 @@ class DagDrawing:
     def _plan_ahead(self, level: int, levels: int) -> None:
         """Begin or end plots and isolations; `level` is drawn next.
 
-        A sequel is a plot against the first slot that may be the anchor of the plot before, so that it stays open.
+        A sequel is a plot against the first slot that may be the anchor of the plot before, and that sees none of its
+        certificates: while the anchor is open, so must the slot be that the plot before was against.
         """
-        if self._plot is not None and level > self._plot.level + 2:
+        plot = self._plot
+        if plot is not None and level > plot.level + (2 if plot.blind is None else 3):
             self._plot = None
         if level == self._sequel:
             self._plot = self._draw_plot(level - 1, self._schedule.leaders(level - 1)[0])
         elif self._may_plot(level, levels):
-            self._plot = self._draw_plot(level - 1, self._random.choice(self._schedule.leaders(level - 1)))
-            self._sequel = level + 3 if self._random.randrange(2) else 0
-            if self._random.randrange(3) > 0:
-                last = level + (1 if self._sequel else self._random.randint(1, 4))
-                honest = [author for author in self._plot.certifiers if author not in self._faulty]
+            self._plot = plot = self._draw_plot(level - 1, self._random.choice(self._schedule.leaders(level - 1)))
+            if level + 5 <= levels and self._random.randrange(3) == 0:
+                self._sequel = level + 3
+                plot.blind = self._schedule.leaders(level + 2)[0]
+                plot.certifiers = [author for author in plot.certifiers if author != plot.blind][:1]
+            elif self._random.randrange(3) > 0:
+                last = min(levels, level + self._random.randint(1, 4))
+                honest = [author for author in plot.certifiers if author not in self._faulty]
                 self._isolation = _Isolation(self._draw_minority(honest), level + 1, last)
 
     def _may_plot(self, level: int, levels: int) -> bool:
@@ -144,9 +151,9 @@ class DagDrawing:
         if asleep and self._sleeper is not None and self._may_miss([self._sleeper]):
             silent.append(self._sleeper)
         for author in self._random.sample(self._authors, len(self._authors)) if self._silence else []:
-            if author not in silent and self._may_miss([*silent, author]):
-                if self._random.randrange(100) < self._silence:
-                    silent.append(author)
+            tired = self._random.randrange(100) < self._silence
+            if tired and author not in silent and self._may_miss([*silent, author]):
+                silent.append(author)
         return [author for author in self._authors if author not in silent]
 
     def _may_miss(self, authors: Sequence[int]) -> bool:
@@ -172,12 +179,15 @@ class DagDrawing:
 
     def _is_hidden(self, name: BlockName, parent: BlockName, victims: dict[int, int], omitted: int | None) -> bool:
         """Whether the author of `name` behaves as if it did not know `parent`, another author's newest block."""
+        plot = self._plot
         if parent.author == omitted:
             return True
+        if plot is not None and name.author == plot.blind and name.level == plot.level + 3:
+            return parent.author in plot.certifiers
         isolation = self._isolation
-        if isolation.first <= parent.level <= isolation.last and parent.author in isolation.members:
-            if name.author not in isolation.members:
-                return True
+        is_inside = isolation.first <= parent.level <= isolation.last and parent.author in isolation.members
+        if is_inside and name.author not in isolation.members:
+            return True
         return parent.author in victims and self._random.randrange(100) < victims[parent.author]
 
     def _omitted(self, name: BlockName) -> int | None:

@@ -1,9 +1,9 @@
 """Adversarial DAGs for the commit rule, and the oracle that judges what it makes of them.
 
 A network simulator rarely reaches the narrow DAGs on which a wrong commit rule shows; drawing the DAG itself does
-(`dag_drawing`). All that a validator checks in a block holds. Then several *views* (random subsets closed under parents,
-each in its own insertion order) are decided by the production code. Whatever two views decide must agree, however they
-got there.
+(`dag_drawing`). All that a validator checks in a block holds. Then several *views* (random subsets closed under
+parents, each in its own insertion order) are decided by the production code. Whatever two views decide must agree,
+however they got there.
 
 `draw_scenario` takes any `random.Random`, so hypothesis can supply one that shrinks. From the shell:
 `python -m blockcloud.simulation.dag_fuzzer --seed 7 --count 500` tries the seeds 7, 8, ... and stops at a violation.
@@ -19,6 +19,7 @@ from random import Random
 
 from blockcloud.primitives.errors import BlockCloudError, PeerFault
 from blockcloud.simulation.commit_model import COMMIT, SKIP, UNDECIDED, CommitModel, Outcome
+from blockcloud.simulation.core_checks import WrongCommits, check_core
 from blockcloud.simulation.dag_builder import BEACON, CHAIN_ID, GENESIS, BlockName, DagBuilder, show_plan, simulated_key
 from blockcloud.simulation.dag_drawing import DagDrawing, draw_view, in_some_order
 from blockcloud.simulation.invalid_blocks import invalid_versions
@@ -114,7 +115,7 @@ def check(scenario: Scenario) -> int:
 
 
 def check_model(scenario: Scenario) -> None:
-    """Raise Violation unless production decides and outputs exactly what the model of the rule does."""
+    """Raise Violation unless committer, linearizer and core decide and output exactly what the model of the rule does."""
     schedule = scenario.schedule
     committer = Committer(scenario.builder.committee, schedule)
     for view in scenario.views:
@@ -126,6 +127,11 @@ def check_model(scenario: Scenario) -> None:
         expected = model.commits(GC_DEPTH_LEVELS)
         if [frozenset(references) for references in output] != [new for _, _, new in expected]:
             raise _violation(scenario, "a commit has other blocks than the model's", view)
+    blocks_of_views = [[scenario.builder.blocks[name] for name in view] for view in scenario.views]
+    try:
+        check_core(scenario.builder, scenario.leader_slots, GC_DEPTH_LEVELS, blocks_of_views)
+    except WrongCommits as wrong:
+        raise _violation(scenario, f"the core: {wrong}") from None
 
 
 def check_validity(scenario: Scenario, random: Random) -> None:

@@ -1,7 +1,7 @@
 """What goes wrong in one simulated run, drawn from its seed before it starts.
 
 Each kind of fault is switched on or off for a whole run, so that some runs are calm in all respects but one (swarm
-testing, Groce et al., ISSTA 2012). All faults end at `heal_ms`: until then only safety is asked for, afterwards liveness.
+testing, Groce et al., ISSTA 2012). All faults end at `heal_ms`: until then only safety is asked for, then liveness.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from enum import Enum
 from random import Random
 
+# The end of a run is without faults: long enough for the longest retry of the core (a lost chunk of levels, 3 s).
 HEALTHY_SHARE_PERCENT = 40
+HEALTHY_AT_LEAST_MS = 3_500
 SKEW_MS = 40
 
 
@@ -68,7 +70,7 @@ class Faults:
 
 def draw_faults(random: Random, validators: int, run_ms: int) -> Faults:
     """The faults of one run of `run_ms`, by at most one lying member and any number of crashes."""
-    heal_ms = run_ms * (100 - HEALTHY_SHARE_PERCENT) // 100
+    heal_ms = run_ms - max(HEALTHY_AT_LEAST_MS, run_ms * HEALTHY_SHARE_PERCENT // 100)
     slowest = random.choice((2, 10, 50))
     latency = tuple(tuple(random.randint(1, slowest) for _ in range(validators)) for _ in range(validators))
     lossy, doubling, skewed = (random.random() < 0.5 for _ in range(3))

@@ -33,8 +33,9 @@ def invalid_versions(block: Block, committee: Committee, key: SigningKey) -> Ite
         yield rule, _sign(msgspec.structs.replace(header, parents=wrong), block.payload, key)
     yield "of another era", _sign(msgspec.structs.replace(header, era=header.era + 1), block.payload, key)
     yield "of another chain", _sign(msgspec.structs.replace(header, chain_id=_OTHER_DIGEST), block.payload, key)
-    yield "author outside the committee", _sign(
-        msgspec.structs.replace(header, author=len(committee), parents=parents), block.payload, key
+    yield (
+        "author outside the committee",
+        _sign(msgspec.structs.replace(header, author=len(committee), parents=parents), block.payload, key),
     )
     yield "payload that is not the root's", _sign(header, (*block.payload, b"more"), key)
     yield "negative time", _sign(msgspec.structs.replace(header, timestamp_ms=-1), block.payload, key)

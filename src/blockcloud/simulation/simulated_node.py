@@ -210,7 +210,8 @@ class SimulatedNode:
     # ---- duties
 
     def _carry_out(self, ready: Ready, now_ms: int) -> None:
-        crash = self.pending_crash if ready.own else None
+        sends_own = any(block.author == self.member for block in ready.broadcast)
+        crash = self.pending_crash if sends_own else None
         self._fail_at(crash, CrashPoint.BEFORE_PERSIST)
         if ready.persist:
             batch = Batch()
@@ -237,7 +238,7 @@ class SimulatedNode:
         self._world.random.shuffle(others)
         if block.author == self.member:
             self._world.signed(self.member, block)
-        copies = dict.fromkeys(others, block)
+        copies: dict[int, Block | None] = dict.fromkeys(others, block)
         if self.lie is not Lie.NONE:
             lied_to = others[: self._world.random.randint(0, len(others))]
             copies |= dict.fromkeys(lied_to, twin_of(block) if self.lie is Lie.EQUIVOCATE else None)

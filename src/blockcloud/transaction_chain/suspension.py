@@ -122,10 +122,13 @@ class Suspension:
         connected = list(peers)
         by_peer: dict[int, list[BlockReference]] = {}
         self._earliest_ms = None
-        for reference, wanted in self._wanted.items():
+        for reference, wanted in list(self._wanted.items()):
             if wanted.due_ms is None:
                 continue
             if wanted.due_ms <= now_ms:
+                if not any(child in self._suspended for child in wanted.children):
+                    del self._wanted[reference]
+                    continue
                 wanted.due_ms = now_ms + FETCH_RETRY_MS
                 first = [wanted.source] if wanted.source in connected else []
                 turn = first + [peer for peer in connected if peer != wanted.source]

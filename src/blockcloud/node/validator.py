@@ -1,0 +1,582 @@
+"""The runtime of a validator: it carries out what the cores ask for.
+
+One event loop owns the consensus core, the network, the routing core and the submissions. Signatures are verified in
+a thread pool (`verification`), commits are executed in a thread of their own (`applying`). The way of a block: link ->
+verification -> `core.receive_block` -> duties. Duties are carried out once for all events of one turn of the loop, in
+the order the core states: store (synced if a block of our own is among them), send, apply.
+
+When the node itself is at fault, it stops rather than go on with a wrong state: the disk fails, a bug shows, or its
+state root differs from a certified one. `failed()` then raises the reason. DESIGN sections 3.4, 3.5 and 11.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Final
+
+import structlog
+
+from blockcloud.node import status
+from blockcloud.node.applying import Applied, Applier, SharedChain
+from blockcloud.node.certification import Certification
+from blockcloud.node.config import NodeConfig
+from blockcloud.node.events import EventLog, Subscription
+from blockcloud.node.ledger_tables import LedgerTables, initialise_data
+from blockcloud.node.network import MemberAddress, Network
+from blockcloud.node.storage import RocksStore
+from blockcloud.node.submissions import (
+    ACCEPTED,
+    SubmissionResult,
+    Submissions,
+    Waiter,
+    body_of,
+    outcome,
+    refusal,
+    transaction_id,
+)
+from blockcloud.node.verification import Verdict, Verification, tune_interpreter
+from blockcloud.primitives import codec
+from blockcloud.primitives.certificates import Certificate, SignedStatement
+from blockcloud.primitives.errors import BadConfiguration, PeerFault
+from blockcloud.primitives.keys import SigningKey
+from blockcloud.primitives.limits import APPLY_QUEUE_COMMITS, BLOCK_OPERATIONS, PEER_QUEUE_BYTES
+from blockcloud.routing.replication import RoutingCore
+from blockcloud.routing.store import RoutingTable
+from blockcloud.service_chain.genesis import Genesis
+from blockcloud.service_chain.proven import ProvenValue
+from blockcloud.service_chain.rejections import StaleSequence, TransactionExpired
+from blockcloud.service_chain.state import NotACheckpoint
+from blockcloud.transaction_chain import messages
+from blockcloud.transaction_chain.block import Block, parse_block, verify_block_signature
+from blockcloud.transaction_chain.core import Core, Ready
+from blockcloud.transaction_chain.mempool import Mempool
+from blockcloud.transaction_chain.messages import decode_message, encode_message
+
+__all__ = ["SubmissionResult", "Validator", "initialise_data"]
+
+ERA: Final = 0
+SERVED_BYTES_PER_SECOND: Final = 32 * 1024 * 1024  # of blocks, to one peer
+PROPOSAL_SECONDS: Final = 0.5  # a block of ours carries at most what we get committed in so long
+PROPOSAL_OPERATIONS_MIN: Final = 500
+EVENTS_PER_COMMIT: Final = 256
+
+log = structlog.get_logger()
+
+
+class Validator:
+    """A validator of `genesis` with `key`, whose things are where `config` says. Made inside a running loop.
+
+    Opening recovers the state (seconds for a million keys). `start` joins the network, `stop` ends everything; `chain`
+    answers queries. Raises BadConfiguration or StorageFault.
+    """
+
+    def __init__(self, config: NodeConfig, genesis: Genesis, key: SigningKey) -> None:
+        self.config, self.genesis, self.era = config, genesis, ERA
+        self.committee = genesis.committee()
+        own = self.committee.index_by_key.get(key.public)
+        if own is None:
+            raise BadConfiguration("the key is not that of a validator of this genesis", key=key.public.hex()[:16])
+        self.own, self._key = own, key
+        self._loop = asyncio.get_running_loop()
+        self.store = RocksStore(config.data_path)
+        try:
+            self._open()
+        except BaseException:
+            self.store.close()
+            raise
+
+    def _open(self) -> None:
+        genesis = self.genesis
+        self.tables = LedgerTables(self.store, genesis)
+        self.chain = SharedChain(genesis, self.store)
+        self.mempool = Mempool()
+        self.core = Core(
+            chain_id=self.chain.chain_id,
+            era=ERA,
+            committee=self.committee,
+            parameters=genesis.parameters,
+            genesis=self.chain.chain_id,
+            genesis_time_ms=genesis.time_ms,
+            beacon=genesis.beacon(),
+            own=self.own,
+            key=self._key,
+            mempool=self.mempool,
+            recovered=self.tables.recover(self.chain.height),
+            now_ms=_now_ms(),
+        )
+        checkpoint = self.chain.checkpoint
+        assert checkpoint is not None, "the genesis is a checkpoint"
+        self.certification = Certification(self.committee, self.chain.chain_id, ERA, self.tables, checkpoint)
+        self.routing_table = RoutingTable(self.store)
+        self.routing = RoutingCore(self.routing_table, self.chain.is_announced, self.chain.instance_keys)
+        self.submissions = Submissions()
+        self.events = EventLog(_now_ms())
+        self.transactions_applied = 0
+        self.sync_seconds = 0.0  # of a synced write, smoothed
+        self.clock_skew_ms = 0  # how far other members' newest clocks are ahead of ours, at the median
+        self.metrics = status.metrics_registry(self)
+        self._applied_s = self._loop.time()
+        self._failure: asyncio.Future[None] = self._loop.create_future()
+        self._served: dict[int, tuple[int, int]] = {}
+        # By how much the newest block of each member that came in this second was ahead of our clock.
+        self._clocks: dict[int, int] = {}
+        self._drains: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._second: asyncio.TimerHandle | None = None
+        self._pumping = False
+        self._throttled = False
+        self._stopped = False
+
+    async def start(self) -> None:
+        """Listen, dial the other validators, and begin. Raises Unreachable if the link address is taken."""
+        tune_interpreter()
+        members = [_member_address(validator.key, validator.link_address) for validator in self.genesis.validators]
+        self.verification = Verification(
+            parse=lambda raw: parse_block(raw, self.chain.chain_id, ERA, self.committee, self.chain.chain_id),
+            verify=lambda block: verify_block_signature(block, self.committee),
+            check=self.chain.check,
+            check_submitted=self._check_submitted,
+            deliver=self._verified,
+            failed=self._fail,
+            threads=self.config.verify_threads,
+        )
+        self.applier = Applier(self.chain, self.tables, self.store, deliver=self._applied, failed=self._fail)
+        self.network = Network(
+            chain_id=self.chain.chain_id,
+            key=self._key,
+            own=self.own,
+            members=members,
+            on_frame=self._frame,
+            on_connected=self._connected,
+            on_lost=self._lost,
+        )
+        self.link_port = await self.network.start(self.config.link_host, self.config.link_port)
+        if not self.core.proposing:
+            log.warning("observing", reason="no proof of the last signed level")
+        log.info("validator_started", member=self.own, height=self.chain.height, link_port=self.link_port)
+        self._each_second()
+        self._pump_soon()
+
+    async def stop(self) -> None:
+        """Leave the network, end the threads, close the store. Idempotent."""
+        if self._stopped:
+            return
+        self._stopped = True
+        for timer in (self._timer, self._second):
+            if timer is not None:
+                timer.cancel()
+        for task in list(self._drains):
+            task.cancel()
+        self.events.close()
+        if hasattr(self, "network"):
+            await self.network.close()
+            self.verification.close()
+            self.applier.close()
+        if self._failure.done():
+            self._failure.exception()
+        self.store.close()
+        log.info("validator_stopped", height=self.chain.applied_height)
+
+    async def failed(self) -> None:
+        """Wait until this node must not go on, and raise why: Diverged, StorageFault, or a bug."""
+        await asyncio.shield(self._failure)
+
+    # Clients
+
+    async def submit(
+        self, payloads: Sequence[bytes], *, wait: bool = False, timeout_s: float = 10.0, client: str = ""
+    ) -> list[SubmissionResult]:
+        """Take transactions into the ledger; one result for each, in order. With `wait`: their outcomes.
+
+        What is above this node's capacity is `busy` and was not looked at. What has no outcome within `timeout_s` stays
+        `accepted`. `client` names who submits, for turns among clients.
+        """
+        identifiers = [transaction_id(payload) for payload in payloads]
+        results = [SubmissionResult(identifier, ACCEPTED) for identifier in identifiers]
+        admitted = self.submissions.admit(len(payloads)) if self._can_commit() else 0
+        for position in range(admitted, len(payloads)):
+            results[position] = self.submissions.busy_result(identifiers[position])
+        if not admitted:
+            return results
+        waiter = Waiter(results, self._loop.create_future())
+        try:
+            verdicts = await self.verification.check_payloads(payloads[:admitted], client)
+        finally:
+            self.submissions.release(admitted)
+        now_s = self._loop.time()
+        for position, verdict in enumerate(verdicts):
+            self._take(payloads[position], identifiers[position], verdict, waiter, position, now_s)
+        with self._halting():
+            self.core.submitted(_now_ms())
+            self._pump_soon()
+        if wait and waiter.left:
+            self.submissions.waiting += 1
+            try:
+                await asyncio.wait((waiter.done,), timeout=timeout_s)
+            finally:
+                self.submissions.waiting -= 1
+        return results
+
+    def _take(
+        self, payload: bytes, identifier: bytes, verdict: Verdict, waiter: Waiter, position: int, now_s: float
+    ) -> None:
+        """Put one verified transaction into the mempool, or say why not."""
+        submissions, results = self.submissions, waiter.results
+        if isinstance(verdict, int):
+            if not submissions.is_outstanding(identifier):
+                if not self.mempool.add(payload, verdict) and payload not in self.mempool:
+                    results[position] = submissions.busy_result(identifier)
+                    return
+                submissions.add(identifier, now_s)
+            submissions.wait_for(identifier, waiter, position)
+            return
+        receipt = self.chain.receipt(identifier) if isinstance(verdict, StaleSequence) else None
+        if receipt is not None:
+            results[position] = outcome(identifier, receipt.code, codec.encode(receipt))
+        else:
+            submissions.rejected += 1
+            results[position] = refusal(identifier, verdict)
+
+    def _check_submitted(self, payload: bytes) -> int:
+        """In a worker thread: `check`, and early refusal of what can never be executed."""
+        operations = self.chain.check(payload)
+        body, height = body_of(payload), self.chain.applied_height
+        if body.valid_until <= height:
+            raise TransactionExpired(valid_until=body.valid_until, height=height)
+        if body.lane == 0:
+            account = self.chain.account(body.sender)
+            if account is not None and body.sequence < account.sequence:
+                raise StaleSequence(sequence=body.sequence, next=account.sequence)
+        return operations
+
+    def proven(self, key: bytes, height: int | None = None) -> ProvenValue:
+        """The value of a state key with its proof under a certified checkpoint: the newest, or that of `height`.
+
+        Raises NotACheckpoint (also when nothing is certified yet) or Pruned.
+        """
+        certificate = self.certificate if height is None else self.tables.certificate(height)
+        if certificate is None:
+            raise NotACheckpoint("no certified checkpoint", height=height)
+        at = certificate.statement.height
+        proof = self.chain.prove(key, at)
+        commit = self.tables.commit_bytes(at)
+        if commit is None:
+            raise NotACheckpoint("this node has not reached the checkpoint", height=at)
+        return ProvenValue(key, self.chain.get(key, at) or b"", proof, certificate, commit)
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """The newest certificate of a checkpoint that this node's own state has reached."""
+        return self.certification.newest
+
+    def status(self) -> dict[str, Any]:
+        """The report of `blockcloud status`."""
+        return status.report(self)
+
+    def readiness(self) -> tuple[bool, str]:
+        """Whether the node follows the ledger, and why not."""
+        return status.readiness(self)
+
+    def subscribe(self, after: int | None = None) -> Subscription:
+        """Commits, checkpoints and what transactions told, as events. Raises Busy."""
+        return self.events.subscribe(after)
+
+    # Routing
+
+    def put_service_file(self, data: bytes) -> None:
+        """Store a service file that the ledger announces, and tell the other routing nodes. Raises typed errors."""
+        self.routing.put_file(data)
+        self._send_routing()
+
+    def put_address_record(self, data: bytes) -> None:
+        """Store a signed address record, and tell the other routing nodes. Raises typed errors."""
+        self.routing.put_record(data, _now_ms() // 1_000)
+        self._send_routing()
+
+    def address_records(self, name: str) -> list[bytes]:
+        """The records of `name` whose lease runs."""
+        return self.routing_table.records(name, _now_ms() // 1_000)
+
+    def _send_routing(self) -> None:
+        for peer, data in self.routing.outgoing():
+            self.network.send(peer, encode_message(messages.Routing(data)))
+
+    # Links
+
+    def _connected(self, peer: int) -> None:
+        with self._halting():
+            self.core.peer_connected(peer, _now_ms())
+            self.routing.peer_connected(peer)
+            self._pump_soon()
+
+    def _lost(self, peer: int) -> None:
+        with self._halting():
+            self.verification.forget(peer)
+            self.core.peer_lost(peer)
+            self.routing.peer_lost(peer)
+            self._pump_soon()
+
+    def _frame(self, peer: int, data: bytes) -> None:
+        if self.halted:
+            return
+        with self._halting():
+            try:
+                self._message(peer, decode_message(data))
+            except PeerFault as fault:
+                self.network.fault(peer, fault)
+
+    def _message(self, peer: int, message: messages.Message) -> None:
+        match message:
+            case messages.BlockMessage():
+                self._verify(peer, (message.raw,), fetched=False)
+            case messages.Blocks():
+                self._verify(peer, message.raws, fetched=True)
+            case messages.FetchBlocks() | messages.FetchLevels():
+                self._serve(peer, message)
+            case messages.Statement():
+                self._statement(message.signed)
+            case messages.Routing():
+                try:
+                    self.routing.receive(peer, message.data, _now_ms() // 1_000)
+                finally:
+                    self._send_routing()
+            case messages.Ping():
+                return
+
+    def _verify(self, peer: int, raws: Sequence[bytes], *, fetched: bool) -> None:
+        if not self.verification.add_blocks(peer, raws, fetched=fetched):
+            self.network.pause(peer)
+            task = self._loop.create_task(self._resume(peer))
+            self._drains.add(task)
+            task.add_done_callback(self._drains.discard)
+
+    async def _resume(self, peer: int) -> None:
+        await self.verification.drained(peer)
+        if not self._throttled:
+            self.network.resume(peer)
+
+    def _serve(self, peer: int, request: messages.FetchBlocks | messages.FetchLevels) -> None:
+        """Answer a fetch, from memory or else from the store; at most so many bytes a second to one peer."""
+        second = int(self._loop.time())
+        start, served = self._served.get(peer, (second, 0))
+        if start != second:
+            served = 0
+        if served > SERVED_BYTES_PER_SECOND or self.network.queued(peer) > PEER_QUEUE_BYTES // 2:
+            return
+        raws = [block.raw for block in self.core.blocks_for(request)] or self.tables.blocks_for(request)
+        self._served[peer] = (second, served + sum(map(len, raws)))
+        self.network.send(peer, encode_message(messages.Blocks(tuple(raws))))
+
+    def _verified(self, peer: int, blocks: list[Block], fault: PeerFault | None, fetched: bool) -> None:
+        """The verification pool has looked at what a peer sent."""
+        with self._halting():
+            now_ms = _now_ms()
+            if fetched:
+                self.core.receive_blocks(blocks, peer, now_ms)
+            else:
+                for block in blocks:
+                    self.core.receive_block(block, peer, now_ms)
+                    ahead_ms = block.header.timestamp_ms - now_ms
+                    self._clocks[block.author] = max(ahead_ms, self._clocks.get(block.author, ahead_ms))
+            for block in blocks:
+                for statement in block.header.statements:
+                    self._statement(statement)
+            if fault is not None:
+                self.network.fault(peer, fault)
+            self._pump_soon()
+
+    # Duties
+
+    def _pump_soon(self) -> None:
+        if not self._pumping and not self._stopped:
+            self._pumping = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pumping = False
+        if self._stopped or self.halted:
+            return
+        with self._halting():
+            while ready := self.core.ready():
+                self._carry_out(ready)
+            self._throttle()
+            self._arm()
+
+    def _carry_out(self, ready: Ready) -> None:
+        if ready.persist:
+            begin = time.perf_counter()
+            self.tables.put_blocks(ready.persist, ready.own)
+            if ready.own:
+                self.sync_seconds += 0.1 * (time.perf_counter() - begin - self.sync_seconds)
+        for block in ready.broadcast:
+            self.network.broadcast(encode_message(messages.BlockMessage(block.raw)))
+        for peer, message in ready.send:
+            self.network.send(peer, encode_message(message))
+        for commit in ready.commits:
+            self.applier.put(commit)
+        for peer, fault in ready.complaints:
+            if peer != self.own:
+                self.network.fault(peer, fault)
+
+    def _arm(self) -> None:
+        """Set the timer for the core's next deadline."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due_ms = self.core.next_timer()
+        if due_ms is not None and not self._throttled:
+            self._timer = self._loop.call_later(max(due_ms - _now_ms(), 1) / 1_000, self._tick)
+
+    def _tick(self) -> None:
+        with self._halting():
+            self._timer = None
+            self.core.tick(_now_ms())
+            self._pump_soon()
+
+    def _throttle(self) -> None:
+        """While too much waits to be applied: take no blocks and make none."""
+        if self._throttled:
+            if self.applier.backlog <= APPLY_QUEUE_COMMITS // 2:
+                self._throttled = False
+                for peer in self.network.connected():
+                    self.network.resume(peer)
+        elif self.applier.backlog >= APPLY_QUEUE_COMMITS:
+            self._throttled = True
+            for peer in self.network.connected():
+                self.network.pause(peer)
+
+    def _each_second(self) -> None:
+        with self._halting():
+            self._second = self._loop.call_later(1.0, self._each_second)
+            now_s = self._loop.time()
+            self.clock_skew_ms = sorted(self._clocks.values())[len(self._clocks) // 2] if self._clocks else 0
+            self._clocks.clear()
+            self.submissions.expire(now_s)
+            self.submissions.rate.add(0, now_s)
+            self.core.proposal_operations = min(
+                BLOCK_OPERATIONS, max(PROPOSAL_OPERATIONS_MIN, int(self.submissions.rate.per_s * PROPOSAL_SECONDS))
+            )
+            self.routing.tick(_now_ms() // 1_000)
+            self._send_routing()
+
+    # Results
+
+    def _applied(self, batch: list[Applied]) -> None:
+        with self._halting():
+            self._applied_s = now_s = self._loop.time()
+            for applied in batch:
+                self.transactions_applied += len(applied.result.outcomes)
+                self.submissions.applied(applied, now_s)
+                self._tell(applied)
+                if applied.result.state_root is not None:
+                    self._checkpoint(applied.commit.height, applied.commit.digest, applied.result.state_root)
+            if self._throttled:
+                self._pump_soon()
+
+    def _tell(self, applied: Applied) -> None:
+        record, result = applied.commit.record, applied.result
+        self.events.add(
+            "commit",
+            {
+                "height": record.height,
+                "level": record.level,
+                "time_ms": record.time_ms,
+                "digest": applied.commit.digest.hex(),
+                "transactions": len(result.outcomes),
+                "change_digest": result.change_digest.hex(),
+            },
+        )
+        for kind, data in result.events[:EVENTS_PER_COMMIT]:
+            self.events.add(kind, {"height": record.height, "data": data.decode("ascii", "backslashreplace")})
+
+    def _checkpoint(self, height: int, commit_digest: bytes, root: bytes) -> None:
+        """Our own state has reached a checkpoint: compare it with its certificate, and sign it."""
+        if self.certification.reached(height, commit_digest, root):
+            self._tell_checkpoint()
+        if self.core.proposing:
+            signed = self.certification.sign(height, commit_digest, root, self._key)
+            self.core.add_statement(signed)
+            self._statement(signed)
+
+    def _statement(self, signed: SignedStatement) -> None:
+        if self.certification.add(signed):
+            self._tell_checkpoint()
+
+    def _tell_checkpoint(self) -> None:
+        if (certificate := self.certification.newest) is not None:
+            statement = certificate.statement
+            data = {"height": statement.height, "state_root": statement.digests[1].hex()}
+            self.events.add("checkpoint", {**data, "signers": len(certificate.signatures)})
+
+    # Faults of our own
+
+    @property
+    def halted(self) -> bool:
+        """Whether the node has stopped taking part because of a fault of its own."""
+        return self._failure.done()
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why the node is halted."""
+        return self._failure.exception() if self._failure.done() else None
+
+    @property
+    def seconds_since_commit(self) -> float:
+        """How long ago a commit was applied, or this node was started."""
+        return self._loop.time() - self._applied_s
+
+    @property
+    def uncertified_commits(self) -> int:
+        """How many commits were applied above the newest certificate."""
+        return max(0, self.chain.applied_height - self.certification.certified_height)
+
+    def _can_commit(self) -> bool:
+        alarm = self.uncertified_commits > self.genesis.parameters.alarm_period
+        return self.core.proposing and not (self._throttled or self._stopped or self.halted or alarm)
+
+    def _halting(self) -> _Halting:
+        return _Halting(self)
+
+    def _fail(self, error: BaseException) -> None:
+        """Stop taking part: nothing that follows from a wrong state may leave this node."""
+        if self._failure.done() or self._stopped:
+            return
+        log.critical("validator_halted", error=error, height=self.chain.applied_height)
+        self._failure.set_exception(error if isinstance(error, Exception) else RuntimeError(repr(error)))
+        self.core.proposing = False
+        for peer in self.network.connected():
+            self.network.drop(peer)
+
+
+class _Halting:
+    """Whatever escapes from the body halts the validator: a callback of the loop has nobody else to tell."""
+
+    __slots__ = ("_validator",)
+
+    def __init__(self, validator: Validator) -> None:
+        self._validator = validator
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        self._validator._fail(error)
+        return True
+
+
+def _member_address(key: bytes, link_address: str) -> MemberAddress:
+    host, _, port = link_address.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit():
+        raise BadConfiguration("a link address is host:port", address=link_address)
+    return MemberAddress(key, host.strip("[]"), int(port))
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

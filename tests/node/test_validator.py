@@ -1,0 +1,333 @@
+"""Four validators in one event loop, on loopback with real TLS and RocksDB: they keep one ledger, come what may."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from blockcloud.node.config import NodeConfig
+from blockcloud.node.storage import RocksStore
+from blockcloud.node.validator import Validator, initialise_data
+from blockcloud.primitives.amounts import GENESIS_SUPPLY_MICRO_BLOC
+from blockcloud.primitives.errors import BadConfiguration, Diverged
+from blockcloud.primitives.keys import SigningKey
+from blockcloud.service_chain.genesis import Genesis, GenesisValidator, NamingParameters
+from blockcloud.service_chain.operations import Transfer
+from blockcloud.service_chain.state_keys import account_key
+from blockcloud.service_chain.transaction import TransactionBody, sign_transaction
+from blockcloud.transaction_chain.parameters import Parameters
+
+BOND = 1_000_000_000
+GC_DEPTH = 16
+KEYS = sorted((SigningKey(bytes([number + 1]) * 32) for number in range(4)), key=lambda key: key.public)
+USERS = [SigningKey(bytes([100 + number]) * 32) for number in range(8)]
+
+
+def make_genesis(count: int) -> Genesis:
+    # A loopback address of their own for each test: no port of it is in use, nor taken by an outgoing connection.
+    host = "127." + ".".join(str(1 + byte % 254) for byte in os.urandom(3))
+    left = GENESIS_SUPPLY_MICRO_BLOC - BOND * count
+    share = left // len(USERS)
+    return Genesis(
+        name="test",
+        time_ms=1_700_000_000_000,
+        parameters=Parameters(
+            leader_slots=min(2, count),
+            pacing_busy_ms=10,
+            pacing_idle_ms=50,
+            leader_timeout_ms=150,
+            gc_depth_levels=GC_DEPTH,
+        ),
+        naming=NamingParameters(),
+        validators=tuple(
+            GenesisValidator(key.public, BOND, "http://127.0.0.1:1", f"{host}:{9_000 + index}")
+            for index, key in enumerate(KEYS[:count])
+        ),
+        accounts=tuple(
+            (user.public, share + (left - share * len(USERS) if number == 0 else 0))
+            for number, user in enumerate(USERS)
+        ),
+    )
+
+
+async def until(condition: Callable[[], object], timeout_s: float = 30) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@dataclass
+class Cluster:
+    folder: Path
+    genesis: Genesis
+    running: dict[int, Validator] = field(default_factory=dict)
+    sequences: dict[int, int] = field(default_factory=dict)
+
+    def config(self, index: int) -> NodeConfig:
+        host, _, port = self.genesis.validators[index].link_address.rpartition(":")
+        return NodeConfig(home=self.folder / f"node{index}", link_host=host, link_port=int(port))
+
+    def initialise(self, index: int) -> None:
+        store = RocksStore(self.config(index).data_path)
+        initialise_data(store, self.genesis)
+        store.close()
+
+    async def start(self, index: int, key: SigningKey | None = None) -> Validator:
+        validator = Validator(self.config(index), self.genesis, key or KEYS[index])
+        self.running[index] = validator
+        await validator.start()
+        return validator
+
+    async def stop(self, index: int) -> None:
+        await self.running.pop(index).stop()
+
+    def transfers(self, user: int, count: int, amount: int = 1) -> list[bytes]:
+        first = self.sequences.get(user, 0)
+        self.sequences[user] = first + count
+        target = USERS[(user + 1) % len(USERS)].public
+        return [self.transfer(user, sequence, target, amount) for sequence in range(first, first + count)]
+
+    def transfer(self, user: int, sequence: int, target: bytes, amount: int, *, valid_until: int = 1_000_000) -> bytes:
+        body = TransactionBody(
+            chain_id=self.genesis.chain_id(),
+            sender=USERS[user].public,
+            lane=0,
+            sequence=sequence,
+            valid_until=valid_until,
+            fee_limit=1_000_000,
+            operations=(Transfer(target, amount),),
+        )
+        return sign_transaction(body, USERS[user])
+
+    async def same_certified_roots(self, at_least: int) -> None:
+        """Every running validator holds a certificate of the same height at or above `at_least`, with one root."""
+
+        def agree() -> bool:
+            certificates = [validator.certificate for validator in self.running.values()]
+            statements = {one.statement.digest() for one in certificates if one and one.statement.height >= at_least}
+            return len(statements) == 1 and all(certificates)
+
+        await until(agree)
+
+
+@asynccontextmanager
+async def cluster(folder: Path, count: int = 4) -> AsyncIterator[Cluster]:
+    made = Cluster(folder, make_genesis(count))
+    try:
+        for index in range(count):
+            made.initialise(index)
+            await made.start(index)
+        await until(lambda: all(one.chain.applied_height > 0 for one in made.running.values()))
+        yield made
+    finally:
+        for index in list(made.running):
+            await made.stop(index)
+
+
+async def test_transfers_commit_and_all_have_the_same_root(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as net:
+        batches = [
+            net.running[user % 4].submit(net.transfers(user, 20, amount=7), wait=True, timeout_s=20)
+            for user in range(8)
+        ]
+        results = [result for batch in await asyncio.gather(*batches) for result in batch]
+        assert {(result.status, result.code) for result in results} == {("committed", "")}
+        heights = [result.receipt.height for result in results if result.receipt]
+        await net.same_certified_roots(max(heights))
+        for validator in net.running.values():
+            assert [validator.chain.account(user.public).sequence for user in USERS] == [20] * 8  # type: ignore[union-attr]
+            for result in results:
+                assert validator.chain.receipt(result.id) == result.receipt
+            proven = validator.proven(account_key(USERS[0].public))
+            value, height, _ = proven.verify(net.genesis.chain_id(), net.genesis.committee().weights_by_key)
+            assert value == validator.chain.get(account_key(USERS[0].public), height)
+        again = await net.running[0].submit([net.transfer(0, 0, USERS[1].public, 7)], wait=True)
+        assert again[0].status == "committed"
+        assert again[0].receipt == net.running[1].chain.receipt(again[0].id)
+
+
+async def test_bad_submissions_are_rejected_with_their_reasons(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as net:
+        validator = net.running[0]
+        await validator.submit(net.transfers(0, 1), wait=True, timeout_s=20)
+        good = net.transfer(1, 0, USERS[2].public, 1)
+        tampered = bytearray(good)
+        tampered[-1] ^= 1
+        other = Cluster(net.folder, replace_name(net.genesis)).transfer(1, 0, USERS[2].public, 1)
+        submitted = [
+            b"garbage",
+            bytes(tampered),
+            other,
+            net.transfer(0, 0, USERS[2].public, 5),
+            net.transfer(1, 0, USERS[2].public, 1, valid_until=0),
+            net.transfer(1, 5, USERS[2].public, 1),
+            net.transfer(1, 0, USERS[2].public, GENESIS_SUPPLY_MICRO_BLOC),
+        ]
+        results = await validator.submit(submitted, wait=True, timeout_s=20)
+        assert [(result.status, result.code) for result in results] == [
+            ("rejected", "malformed"),
+            ("rejected", "bad_signature"),
+            ("rejected", "wrong_chain"),
+            ("rejected", "stale_sequence"),
+            ("rejected", "expired"),
+            ("rejected", "future_sequence"),
+            ("committed", "insufficient_balance"),
+        ]
+        assert results[0].id == b""
+        assert all(peer.faults.total() == 0 for one in net.running.values() for peer in one.network.peers.values())
+
+
+def replace_name(genesis: Genesis) -> Genesis:
+    return Genesis(
+        "another",
+        genesis.time_ms,
+        genesis.parameters,
+        genesis.naming,
+        genesis.validators,
+        genesis.accounts,
+    )
+
+
+async def test_a_stopped_validator_restarts_from_its_disk_and_catches_up(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as net:
+        await net.running[0].submit(net.transfers(0, 10), wait=True, timeout_s=20)
+        signed = net.running[3].core.level
+        await net.stop(3)
+        results = []
+        for _ in range(5):
+            results += await net.running[1].submit(net.transfers(1, 40), wait=True, timeout_s=20)
+        assert {result.status for result in results} == {"committed"}
+        await until(lambda: net.running[0].core.highest_level > signed + 2 * GC_DEPTH)
+        back = await net.start(3)
+        assert back.core.level >= signed
+        assert back.core.proposing
+        height = net.running[0].chain.applied_height
+        await until(lambda: back.chain.applied_height >= height)
+        assert back.chain.receipt(results[-1].id) == results[-1].receipt
+        await until(lambda: back.core.level > back.core.highest_level - 4)
+        own = await back.submit(net.transfers(3, 5), wait=True, timeout_s=20)
+        assert {result.status for result in own} == {"committed"}
+        await net.same_certified_roots(height)
+        assert not any(one.core.evidence for one in net.running.values())
+
+
+async def test_all_restart_and_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as net:
+        results = await net.running[2].submit(net.transfers(2, 50), wait=True, timeout_s=20)
+        heights = [one.chain.applied_height for one in net.running.values()]
+        for index in range(4):
+            await net.stop(index)
+        for index in range(4):
+            await net.start(index)
+        await until(lambda: all(one.chain.applied_height > max(heights) for one in net.running.values()))
+        for validator in net.running.values():
+            assert all(validator.chain.receipt(result.id) == result.receipt for result in results)
+        await net.same_certified_roots(max(heights))
+        assert not any(one.core.evidence for one in net.running.values())
+
+
+async def test_a_validator_that_lost_its_data_observes(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as net:
+        await net.running[0].submit(net.transfers(0, 10), wait=True, timeout_s=20)
+        await net.stop(3)
+        os.rename(net.config(3).data_path, net.folder / "lost")
+        back = await net.start(3)
+        height = net.running[0].chain.applied_height
+        await until(lambda: back.chain.applied_height >= height)
+        assert not back.core.proposing
+        assert back.status()["mode"] == "observing"
+        assert [entry["code"] for entry in back.status()["health"]] == ["observing"]
+        assert (await back.submit(net.transfers(1, 1)))[0].status == "busy"
+        assert net.running[0].chain.account(USERS[0].public) == back.chain.account(USERS[0].public)
+
+
+async def test_it_stops_without_a_quorum_and_goes_on_with_one(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as net:
+        await net.stop(0)
+        await net.stop(1)
+        level = max(one.core.highest_level for one in net.running.values())
+        (waiting,) = await net.running[2].submit(net.transfers(0, 1), wait=True, timeout_s=0.3)
+        assert waiting.status == "accepted"
+        assert max(one.core.highest_level for one in net.running.values()) <= level + 2
+        assert net.running[2].readiness() == (False, "fewer validators than a quorum are linked")
+        await net.start(0)
+        await until(lambda: net.running[2].chain.receipt(waiting.id) is not None)
+        assert net.running[2].readiness()[0]
+
+
+async def test_above_capacity_it_answers_busy_and_commits_the_rest(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as net:
+        validator = net.running[0]
+        flood = [
+            validator.submit(net.transfers(user, 500), wait=True, timeout_s=30, client=str(user)) for user in range(8)
+        ]
+        results = [result for batch in await asyncio.gather(*flood) for result in batch]
+        kinds = [result.status for result in results]
+        assert set(kinds) == {"committed", "busy"}
+        assert kinds.count("committed") >= 300
+        assert all(result.retry_after_ms for result in results if result.status == "busy")
+        assert validator.status()["counters"]["busy"] == kinds.count("busy")
+        # Of eight clients at once, none was shut out.
+        assert all("committed" in kinds[500 * user : 500 * user + 500] for user in range(4))
+
+
+async def test_a_diverged_node_halts_and_the_others_go_on(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as net:
+        sick = net.running[3]
+        execute = sick.chain.execute
+        wrong_root = b"\x13" * 32
+
+        def execute_wrongly(commit, batch):  # type: ignore[no-untyped-def]
+            result = execute(commit, batch)
+            return replace(result, state_root=wrong_root) if result.state_root else result
+
+        sick.chain.execute = execute_wrongly  # type: ignore[method-assign]
+        with pytest.raises(Diverged, match="13131313"):
+            await asyncio.wait_for(sick.failed(), 30)
+        assert sick.halted
+        assert sick.status()["mode"] == "halted"
+        assert (await sick.submit(net.transfers(0, 1)))[0].status == "busy"
+        (result,) = await net.running[0].submit(net.transfers(1, 1), wait=True, timeout_s=20)
+        assert result.status == "committed"
+
+
+async def test_events_status_and_metrics_tell_the_same(tmp_path: Path) -> None:
+    async with cluster(tmp_path, 1) as net:
+        validator = net.running[0]
+        async with validator.subscribe() as events:
+            (result,) = await validator.submit(net.transfers(0, 1), wait=True, timeout_s=20)
+            seen = []
+            async for event in events:
+                seen.append(event)
+                if event.kind == "checkpoint":
+                    break
+        assert result.receipt is not None
+        commits = {event.data["height"]: event.data for event in seen if event.kind == "commit"}
+        assert commits[result.receipt.height]["transactions"] == 1
+        assert [event.number for event in seen] == list(range(seen[0].number, seen[-1].number + 1))
+        async with validator.subscribe(seen[0].number) as resumed:
+            assert await anext(aiter(resumed)) == seen[1]
+        status = validator.status()
+        assert status["checkpoint"]["state_root"] == seen[-1].data["state_root"]
+        assert status["health"] == []
+        value = validator.metrics.get_sample_value("blockcloud_committed_total")
+        assert value == status["counters"]["committed"] == 1
+
+
+async def test_configuration_that_cannot_work_is_refused(tmp_path: Path) -> None:
+    net = Cluster(tmp_path, make_genesis(4))
+    with pytest.raises(BadConfiguration, match="not that of a validator"):
+        Validator(net.config(0), net.genesis, USERS[0])
+    net.initialise(0)
+    with pytest.raises(BadConfiguration, match="not empty"):
+        net.initialise(0)
+    with pytest.raises(BadConfiguration, match="another chain"):
+        Validator(net.config(0), replace_name(net.genesis), KEYS[0])
+    validator = Validator(net.config(0), net.genesis, KEYS[0])
+    await validator.stop()

@@ -1,0 +1,135 @@
+"""Random histories of a ledger, drawn from one seed: valid and invalid transactions, mixed.
+
+Run as a program it executes the history of a seed and prints everything that all nodes must agree on.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections import Counter
+
+from blockcloud.primitives import codec
+from blockcloud.service_chain.operations import (
+    DELEGABLE_TAGS,
+    AddInstance,
+    AnnounceEndpoint,
+    CloseLane,
+    OpenLane,
+    Operation,
+    Preorder,
+    Register,
+    RemoveInstance,
+    RenewName,
+    RevokeName,
+    Transfer,
+    TransferName,
+    UpdateName,
+    name_commitment,
+)
+from blockcloud.service_chain.records import Lane
+from blockcloud.service_chain.state_keys import lane_key, preorder_key
+from tests.service_chain.ledger_in_memory import RICH, SALT, USERS, VALIDATORS, Ledger
+
+NAMES = ["acme", "thermo.acme", "kitchen.acme", "a.kitchen.acme", "b"]
+PEOPLE = [*USERS[1:5], VALIDATORS[0]]
+BY_KEY = {user.public: user for user in [*USERS, *VALIDATORS]}
+AMOUNTS = [1, 9_999, 10_000, 12_345, RICH // 100, RICH // 5, 2**62]
+LANES = [1, 2, 3, 4, 5]
+ALLOWED = [DELEGABLE_TAGS, DELEGABLE_TAGS, (1,)]
+HASHES = [b"", bytes([1]) * 32, bytes([2]) * 32]
+
+
+class RandomHistory:
+    """Draws the next commits of `ledger` from `source`."""
+
+    def __init__(self, ledger: Ledger, source: random.Random) -> None:
+        self.ledger, self.source = ledger, source
+        # (user, lane) -> how many transactions of theirs are in the commit being made.
+        self.under_way: Counter[tuple[bytes, int]] = Counter()
+        self.sent: list[bytes] = []
+
+    def step(self) -> None:
+        """Execute one commit of up to six transactions."""
+        self.under_way.clear()
+        payloads = [self.transaction() for _ in range(self.source.randrange(8))]
+        for payload in payloads:
+            assert self.ledger.chain.check(payload) >= 1
+        self.sent += payloads
+        self.ledger.commit(*payloads, blocks=self.source.choice([1, 2]))
+
+    def transaction(self) -> bytes:
+        choose = self.source.choice
+        if self.sent and self.source.random() < 0.1:
+            return choose(self.sent)
+        user = choose(PEOPLE)
+        account = self.ledger.chain.account(user.public)
+        assert account is not None
+        lane = choose([0, 0, 0, account.highest_lane])
+        record = self.ledger.chain.get(lane_key(user.public, lane)) if lane else None
+        opened = codec.decode(record, Lane, limit=1_000) if record else None
+        sequence = opened.sequence if opened else account.sequence
+        sequence += self.under_way[user.public, lane] + choose([0] * 20 + [1, -1])
+        self.under_way[user.public, lane] += 1
+        signer = BY_KEY[opened.key] if opened else user
+        return self.ledger.sign(
+            user,
+            *(self.operation(user.public) for _ in range(choose([1, 1, 1, 2, 3]))),
+            lane=lane,
+            sequence=max(0, sequence),
+            signers=(signer,) if self.source.random() < 0.95 else (choose(PEOPLE),),
+            valid_until=self.ledger.height + choose([0, *[50] * 25]),
+            fee_limit=choose([10, *[RICH] * 25]),
+        )
+
+    def operation(self, sender: bytes) -> Operation:
+        """Mostly something that may well be allowed now, sometimes anything."""
+        choose, chain = self.source.choice, self.ledger.chain
+        name, other, key = choose(NAMES), choose([*PEOPLE, *USERS[5:]]).public, choose(USERS).public
+        commitment = name_commitment(name, SALT, sender)
+        transfer = Transfer(choose([other, other, self.source.randbytes(32)]), choose(AMOUNTS))
+        lanes: list[Operation] = [
+            OpenLane(choose(LANES), choose([sender, key]), choose(ALLOWED), choose(AMOUNTS), choose([0, 10, 90])),
+            CloseLane(choose(LANES)),
+        ]
+        register = Register(name, SALT, choose(HASHES), choose([(), (key,)]))
+        changes: list[Operation] = [
+            UpdateName(name, choose(HASHES)),
+            AddInstance(name, key),
+            RemoveInstance(name, key),
+            TransferName(name, other),
+            RenewName(name),
+            RevokeName(name),
+        ]
+        endpoint = AnnounceEndpoint("http://127.0.0.1:9")
+        kind, record = self.source.randrange(10), chain.name(name)
+        if kind < 3:
+            return transfer
+        if kind == 3:
+            return choose([*lanes, *lanes, endpoint])
+        if kind < 9 and record is not None and record.is_active(chain.height):
+            return choose(changes) if record.owner == sender else transfer
+        if kind < 9 and record is None:
+            preordered = chain.get(preorder_key(commitment, sender)) is not None
+            return register if preordered and choose([True, False]) else Preorder(commitment)
+        return choose([Preorder(commitment), register, *changes])
+
+
+def agreed(ledger: Ledger) -> list[str]:
+    """What all nodes must agree on after this history."""
+    lines = []
+    for result in ledger.results:
+        root = result.state_root.hex() if result.state_root else "-"
+        lines.append(f"{result.height} {result.change_digest.hex()} {root}")
+        for transaction_id, code in result.outcomes:
+            lines.append(f"  {transaction_id.hex()} {code} {ledger.chain.receipt(transaction_id)}")
+        lines.extend(f"  {kind} {data.hex()}" for kind, data in result.events)
+    return lines
+
+
+if __name__ == "__main__":
+    ledger = Ledger()
+    history = RandomHistory(ledger, random.Random(int(sys.argv[1])))
+    for _ in range(30):
+        history.step()
+    print("\n".join(agreed(ledger)))

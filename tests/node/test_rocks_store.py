@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -154,3 +155,30 @@ def test_kill_in_the_middle_of_batches_loses_no_synced_one_and_splits_none(tmp_p
             found = [key for key, _ in store.scan(table, b"") if len(key) == 5]
             assert found == [n.to_bytes(4, "big") + bytes([part]) for n in range(1, last + 1) for part in range(40)]
         store.close()
+
+
+def test_sync_reaches_everything_written_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = RocksStore(tmp_path / "data")
+    synced: list[bytes] = []
+
+    def spy(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        synced.append(path.read_bytes() if path.is_file() else b"directory")
+
+    monkeypatch.setattr(storage.os, "fdatasync", spy)
+    for number in range(3):
+        batch = Batch()
+        batch.put("blocks", b"key", b"block number %d" % number)
+        store.write(batch, sync=False)
+        synced.clear()
+        store.sync()
+        assert any(b"block number %d" % number in content for content in synced)
+        assert (b"directory" in synced) is (number == 0)
+
+    def broken(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(storage.os, "fdatasync", broken)
+    with pytest.raises(StorageFault, match="Input/output"):
+        store.sync()
+    store.close()

@@ -109,6 +109,12 @@ async def test_concurrent_calls_take_turns_on_a_lane(client: AsyncClient, world:
     assert len(asked) == 1  # the client knows by itself where its lane stands
 
 
+async def test_a_transaction_can_be_signed_now_and_submitted_later(client: AsyncClient) -> None:
+    raw = await client.signed(OWNER, Transfer(OTHER.public, 1))
+    (outcome,) = await client.submit([raw])
+    assert outcome.code == "ok"
+
+
 async def test_the_same_payment_twice_is_two_payments(client: AsyncClient, world: World) -> None:
     """Also where every node is behind: then the second is refused or committed, never taken for the first."""
 

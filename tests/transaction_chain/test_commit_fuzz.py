@@ -12,7 +12,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from blockcloud.simulation.dag_fuzzer import Scenario, Violation, check, check_model, draw_scenario, main
+from blockcloud.simulation.dag_fuzzer import (
+    GC_DEPTH_LEVELS,
+    Scenario,
+    Violation,
+    check,
+    check_model,
+    check_validity,
+    draw_scenario,
+    main,
+)
+from blockcloud.transaction_chain.committer import Committer, SlotStatus
 
 AGAIN = "python -m blockcloud.simulation.dag_fuzzer --count 1 --model --seed"
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
@@ -46,34 +56,34 @@ def test_seeds(seed: int) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("first", range(1000, 9000, 1000))
+@pytest.mark.parametrize("first", range(1000, 5000, 1000))
 def test_thousands_of_seeds(first: int) -> None:
     for seed in range(first, first + 500):
         judge_seed(seed)
 
 
 def judge_seed(seed: int) -> None:
+    random = Random(seed)
+    scenario = draw_scenario(random)
     try:
-        judge(draw_scenario(Random(seed)))
+        judge(scenario)
+        check_validity(scenario, random)
     except Violation as violation:
         pytest.fail(f"{violation}\nagain: {AGAIN} {seed}")
 
 
 def test_fuzzer_reaches_every_branch_of_the_rule() -> None:
     """Agreement over DAGs in which everything commits directly would prove little."""
-    from blockcloud.simulation.dag_fuzzer import GC_DEPTH_LEVELS
-    from blockcloud.transaction_chain.committer import Committer, SlotStatus
-
     seen = {(status, direct): 0 for status in (SlotStatus.COMMIT, SlotStatus.SKIP) for direct in (True, False)}
     stale = equivocating = 0
-    for seed in range(150):
+    for seed in range(200):
         scenario = draw_scenario(Random(seed))
         committer = Committer(scenario.builder.committee, scenario.schedule)
         for decision in committer.decide(scenario.builder.dag(), 0):
             seen[(decision.status, decision.direct)] += 1
         stale += any(p.level < name.level - GC_DEPTH_LEVELS for name, ps in scenario.builder.plan.items() for p in ps)
         equivocating += any(name.fork for name in scenario.builder.plan)
-    assert all(count > 50 for count in seen.values()), seen
+    assert all(count > 15 for count in seen.values()), seen
     assert stale > 5
     assert equivocating > 40
 

@@ -296,17 +296,18 @@ def test_a_block_of_our_own_that_we_do_not_know_makes_us_observe() -> None:
 def test_a_restarted_node_listens_before_it_speaks() -> None:
     loop = Loop()
     loop.run(2_000)
-    for index in range(4):
-        loop.crash(index)
-    node = loop.nodes[0]
-    loop.restart(0)
+    loop.run_until(lambda: any(node.core._clock.level > node.core.level for node in loop.nodes))
+    index = next(node.index for node in loop.nodes if node.core._clock.level > node.core.level)
+    for other in range(4):
+        loop.crash(other)
+    loop.restart(index)
+    node = loop.nodes[index]
     level = node.core.level
     assert node.mempool.add(b"payload", 1)
     node.core.submitted(loop.now_ms)
-    timer_ms = node.core.next_timer()
-    assert node.core.level == level
-    assert timer_ms is not None
-    assert timer_ms >= loop.now_ms + PARAMETERS.pacing_idle_ms
+    assert node.core.next_timer() == loop.now_ms + PARAMETERS.pacing_idle_ms
+    loop.run(PARAMETERS.pacing_idle_ms)
+    assert node.core.level == level + 1
 
 
 def test_one_who_lags_does_not_speak_until_it_can_or_nobody_can_help() -> None:
@@ -739,7 +740,9 @@ def leaders_of(core: Core, level: int) -> tuple[int, ...]:
 
 
 def test_absent_leaders_are_waited_for_until_the_timeout() -> None:
-    core = make_core(KEYS, next(member for member in range(4) if member not in leaders_of(observer(), 2)))
+    parameters = Parameters(leader_timeout_ms=1_000)
+    own = next(member for member in range(4) if member not in leaders_of(observer(), 2))
+    core = make_core(KEYS, own, parameters=parameters)
     core.ready()
     now_ms = START_MS + 1_000
     own_blocks(core, now_ms)
@@ -747,7 +750,7 @@ def test_absent_leaders_are_waited_for_until_the_timeout() -> None:
     for author in range(4):
         if author not in (core.own, leader):
             core.receive_block(make_block(author, 1, genesis_parents()), author, now_ms)
-    timeout_ms = PARAMETERS.leader_timeout_ms
+    timeout_ms = parameters.leader_timeout_ms
     core.submitted(now_ms + timeout_ms - 1)
     assert core.level == 1
     assert core.next_timer() == now_ms + timeout_ms

@@ -38,8 +38,8 @@ class Mutant:
     """`old` stands once in `file` and becomes `new`; `judge` must then report a violation.
 
     AGREEMENT compares views only: what dies there is unsafe. MODEL also compares with the slow model of the rule: what
-    dies only there keeps nodes in agreement on something that the rule does not say. NETWORK runs whole committees under
-    faults.
+    dies only there keeps nodes in agreement on something that the rule does not say. NETWORK runs whole committees
+    under faults, SCENARIOS the tests about collection.
     """
 
     name: str

@@ -49,6 +49,7 @@ class Tally:
     failed: dict[str, int] = field(default_factory=dict)
     latencies_s: list[float] = field(default_factory=list)
     seconds: float = 0.0
+    cpu_s: float = 0.0  # of all validators together
 
     @property
     def rate(self) -> float:
@@ -64,6 +65,7 @@ class Tally:
             "p50_ms": round(cuts[9] * 1000),
             "p95_ms": round(cuts[18] * 1000),
             "seconds": round(self.seconds, 1),
+            "validators_cpu_us_per_transfer": round(self.cpu_s / max(self.committed, 1) * 1e6, 1),
         }
 
 
@@ -227,7 +229,10 @@ async def _load_phases(
         load.sign(30_000)
         warm = await closed_loop(load, 5, in_flight)
         load.sign(int(warm.rate * 1.5 * seconds) + 5_000)
+        pids = [validator.pid for validator in devnet.validators]
+        before_s = cpu_seconds(pids)
         peak = await closed_loop(load, seconds, in_flight)
+        peak.cpu_s = cpu_seconds(pids) - before_s
         load.sign(int(peak.rate * 2.1 * overload_seconds) + 5_000)
         overload = await open_loop(load, overload_seconds, 2 * peak.rate, at_most=1_000)
         return warm, peak, overload

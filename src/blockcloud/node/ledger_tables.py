@@ -58,14 +58,14 @@ class LedgerTables:
         self._initialised = mark is not None
 
     def put_blocks(self, blocks: Iterable[Block], own: Iterable[Block]) -> None:
-        """Store blocks in one batch; durably if some are our own, whose level is noted with them."""
+        """Store blocks in one batch, and the level of those that are our own. Durable after the next sync."""
         batch = Batch()
         for block in blocks:
             batch.put(BLOCKS, _block_key(block.reference), block.raw)
         level = max((block.level for block in own), default=0)
         if level:
             batch.put(META, OWN_LEVEL, _number(level))
-        self._store.write(batch, sync=level > 0)
+        self._store.write(batch, sync=False)
 
     def blocks_for(self, request: FetchBlocks | FetchLevels) -> list[bytes]:
         """Raw blocks of the request, lowest level first, as many as fit into one answer."""

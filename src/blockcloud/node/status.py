@@ -32,7 +32,7 @@ METRICS: Final = {
     "outstanding_transactions": ("gauge", "Transactions taken from clients without an outcome yet"),
     "admission_limit": ("gauge", "How many transactions may be outstanding now"),
     "apply_backlog_commits": ("gauge", "Commits decided and not yet applied"),
-    "store_sync_seconds": ("gauge", "Recent mean time of a synced write"),
+    "store_sync_seconds": ("gauge", "Recent mean time of a sync"),
     "submission_latency_seconds": ("gauge", "Recent mean time from admission to the applied commit"),
     "transactions": ("counter", "Transactions in applied commits"),
     "committed": ("counter", "Transactions taken from clients that were committed"),
@@ -59,7 +59,7 @@ def counters(validator: Validator) -> dict[str, float]:
         "outstanding_transactions": len(submissions),
         "admission_limit": submissions.limit,
         "apply_backlog_commits": validator.applier.backlog,
-        "store_sync_seconds": round(validator.sync_seconds, 6),
+        "store_sync_seconds": round(validator.outbox.sync_seconds, 6),
         "submission_latency_seconds": round(submissions.latency_s, 4),
         "transactions": validator.transactions_applied,
         "committed": submissions.committed,
@@ -146,10 +146,10 @@ def health(validator: Validator) -> list[dict[str, str]]:
         warn(
             "stalled", f"no commit was applied for {since_s:.0f} s", "Check the links and the clocks of the validators."
         )
-    if validator.sync_seconds > SLOW_SYNC_S:
+    if validator.outbox.sync_seconds > SLOW_SYNC_S:
         warn(
             "slow_disk",
-            f"a synced write takes {validator.sync_seconds * 1e3:.1f} ms",
+            f"a sync takes {validator.outbox.sync_seconds * 1e3:.1f} ms",
             "Use a faster disk for the data.",
         )
     if validator.uncertified_commits > validator.genesis.parameters.alarm_period:

@@ -29,7 +29,7 @@ from blockcloud.service_chain.transaction import DOMAIN, TransactionBody, WireTr
 
 WINDOW_S: Final = 0.3
 RATE_TIME_CONSTANT_S: Final = 1.5
-OUTSTANDING_MIN: Final = 400  # transactions: room to find the rate from a standing start
+OUTSTANDING_MIN: Final = 500  # transactions: room to find the rate from a standing start
 ROOM_UNSHARED: Final = 64  # below this much room nothing is kept back for other clients
 RETRY_MIN_MS: Final = 50
 RETRY_MAX_MS: Final = 2_000

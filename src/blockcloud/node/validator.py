@@ -3,7 +3,7 @@
 One event loop owns the consensus core, the network, the routing core and the submissions. Signatures are verified in
 a thread pool (`verification`), commits are executed in a thread of their own (`applying`). The way of a block: link ->
 verification -> `core.receive_block` -> duties. Duties are carried out once for all events of one turn of the loop, in
-the order the core states: store (synced if a block of our own is among them), send, apply.
+the order the core states: store (durably if a block of our own is among them), send, apply.
 
 When the node itself is at fault, it stops rather than go on with a wrong state: the disk fails, a bug shows, or its
 state root differs from a certified one. `failed()` then raises the reason. DESIGN sections 3.4, 3.5 and 11.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ from blockcloud.node.config import NodeConfig
 from blockcloud.node.events import EventLog, Subscription
 from blockcloud.node.ledger_tables import LedgerTables, initialise_data
 from blockcloud.node.network import MemberAddress, Network
+from blockcloud.node.outbox import Outbox
 from blockcloud.node.storage import RocksStore
 from blockcloud.node.submissions import (
     ACCEPTED,
@@ -115,7 +117,6 @@ class Validator:
         self.submissions = Submissions()
         self.events = EventLog(_now_ms())
         self.transactions_applied = 0
-        self.sync_seconds = 0.0  # of a synced write, smoothed
         self.clock_skew_ms = 0  # how far other members' newest clocks are ahead of ours, at the median
         self.metrics = status.metrics_registry(self)
         self._applied_s = self._loop.time()
@@ -143,6 +144,7 @@ class Validator:
             failed=self._fail,
             threads=self.config.verify_threads,
         )
+        self.outbox = Outbox(self.store.sync, failed=self._fail)
         self.applier = Applier(self.chain, self.tables, self.store, deliver=self._applied, failed=self._fail)
         self.network = Network(
             chain_id=self.chain.chain_id,
@@ -174,6 +176,7 @@ class Validator:
         if hasattr(self, "network"):
             await self.network.close()
             self.verification.close()
+            self.outbox.close()
             self.applier.close()
         if self._failure.done():
             self._failure.exception()
@@ -368,7 +371,13 @@ class Validator:
             return
         raws = [block.raw for block in self.core.blocks_for(request)] or self.tables.blocks_for(request)
         self._served[peer] = (second, served + sum(map(len, raws)))
-        self.network.send(peer, encode_message(messages.Blocks(tuple(raws))))
+        answer = encode_message(messages.Blocks(tuple(raws)))
+        self.outbox.put(
+            partial(self._answer, peer, answer), durable=False
+        )  # it may hold a block that is not yet synced
+
+    def _answer(self, peer: int, data: bytes) -> None:
+        self.network.send(peer, data)
 
     def _verified(self, peer: int, blocks: list[Block], fault: PeerFault | None, fetched: bool) -> None:
         """The verification pool has looked at what a peer sent."""
@@ -407,19 +416,23 @@ class Validator:
 
     def _carry_out(self, ready: Ready) -> None:
         if ready.persist:
-            begin = time.perf_counter()
             self.tables.put_blocks(ready.persist, ready.own)
-            if ready.own:
-                self.sync_seconds += 0.1 * (time.perf_counter() - begin - self.sync_seconds)
-        for block in ready.broadcast:
-            self.network.broadcast(encode_message(messages.BlockMessage(block.raw)))
-        for peer, message in ready.send:
-            self.network.send(peer, encode_message(message))
-        for commit in ready.commits:
-            self.applier.put(commit)
+        self.outbox.put(partial(self._send_and_apply, ready), durable=bool(ready.own))
         for peer, fault in ready.complaints:
             if peer != self.own:
                 self.network.fault(peer, fault)
+
+    def _send_and_apply(self, ready: Ready) -> None:
+        """The duties that come after storing."""
+        if self.halted:
+            return
+        with self._halting():
+            for block in ready.broadcast:
+                self.network.broadcast(encode_message(messages.BlockMessage(block.raw)))
+            for peer, message in ready.send:
+                self.network.send(peer, encode_message(message))
+            for commit in ready.commits:
+                self.applier.put(commit)
 
     def _arm(self) -> None:
         """Set the timer for the core's next deadline."""

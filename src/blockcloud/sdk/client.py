@@ -167,6 +167,10 @@ class AsyncClient:
         params = None if height is None else {"height": str(height)}
         return await self.transport.json(f"/v1/names/{parse_name(name)}", params)
 
+    async def name_history(self, name: str) -> list[Any]:
+        """Every state that a name had, oldest first, as a node has it."""
+        return await self.transport.json_list(f"/v1/names/{parse_name(name)}/history")
+
     async def receipt(self, transaction_id: bytes) -> Receipt | None:
         """The receipt of a committed transaction."""
         return await find_receipt(self.transport, transaction_id)
@@ -216,16 +220,7 @@ class AsyncClient:
                     first = max(await self._next_sequence(account, lane), state.used)
                 # If anything goes wrong from here on, a node must be asked where the lane stands.
                 state.next = None
-                valid_until = await self._current_height() + VALID_COMMITS + secrets.randbelow(VALID_SPREAD)
-                signed = [
-                    sign_transaction(
-                        TransactionBody(
-                            self.chain_id, account, lane, first + index, valid_until, fee_limit, tuple(operations)
-                        ),
-                        key,
-                    )
-                    for index, operations in enumerate(transactions)
-                ]
+                signed = await self._sign(key, transactions, account, lane, first, fee_limit)
                 remaining = max(0.001, deadline - asyncio.get_running_loop().time())
                 outcomes = await self.submit(signed, timeout_s=remaining)
                 receipts = [outcome.receipt for outcome in outcomes if outcome.receipt is not None]
@@ -237,6 +232,39 @@ class AsyncClient:
                 if not stale or attempt == RESIGN_ATTEMPTS - 1:
                     raise rejection(next(item.code for item in outcomes if item.receipt is None))
         raise AssertionError("the loop returns or raises")
+
+    async def signed(
+        self,
+        key: SigningKey,
+        *operations: Operation,
+        sender: bytes | None = None,
+        lane: int = 0,
+        fee_limit: int = FEE_LIMIT_MICRO_BLOC,
+    ) -> bytes:
+        """One signed transaction for `submit`, with the sequence at which a node says that the lane stands."""
+        account = sender or key.public
+        first = await self._next_sequence(account, lane)
+        (raw,) = await self._sign(key, [operations], account, lane, first, fee_limit)
+        return raw
+
+    async def _sign(
+        self,
+        key: SigningKey,
+        transactions: Sequence[Sequence[Operation]],
+        account: bytes,
+        lane: int,
+        first: int,
+        fee_limit: int,
+    ) -> list[bytes]:
+        """Transactions with consecutive sequences from `first`."""
+        valid_until = await self._current_height() + VALID_COMMITS + secrets.randbelow(VALID_SPREAD)
+        return [
+            sign_transaction(
+                TransactionBody(self.chain_id, account, lane, first + index, valid_until, fee_limit, tuple(operations)),
+                key,
+            )
+            for index, operations in enumerate(transactions)
+        ]
 
     def _all_ok(self, receipts: list[Receipt]) -> list[Receipt]:
         """`receipts`, if all of them say ok; else raises the rejection of the first that does not."""

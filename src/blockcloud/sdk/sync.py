@@ -94,6 +94,10 @@ class Client:
         """As `AsyncClient.name_view`."""
         return self._run(self._client.name_view(name, height))
 
+    def name_history(self, name: str) -> list[Any]:
+        """As `AsyncClient.name_history`."""
+        return self._run(self._client.name_history(name))
+
     def receipt(self, transaction_id: bytes) -> Receipt | None:
         """As `AsyncClient.receipt`."""
         return self._run(self._client.receipt(transaction_id))
@@ -103,6 +107,10 @@ class Client:
     ) -> list[Outcome]:
         """As `AsyncClient.submit`."""
         return self._run(self._client.submit(transactions, wait=wait, timeout_s=timeout_s))
+
+    def signed(self, key: SigningKey, *operations: Operation, **how: Any) -> bytes:
+        """As `AsyncClient.signed`."""
+        return self._run(self._client.signed(key, *operations, **how))
 
     def transact(self, key: SigningKey, *operations: Operation, **how: Any) -> Receipt:
         """As `AsyncClient.transact`."""

@@ -135,6 +135,14 @@ class Transport:
 
         return await self.first(attempt)
 
+    async def json_list(self, path: str) -> list[Any]:
+        """As `json`, for a list."""
+
+        async def attempt(url: str) -> list[Any]:
+            return _decode(await self.once(url, "GET", path), list)
+
+        return await self.first(attempt)
+
     async def everywhere(self, method: str, path: str, content: bytes) -> int:
         """Send to all nodes at once; how many took it. Raises the first refusal if none did."""
         calls = (self.once(url, method, path, content=content) for url in self.urls)
@@ -151,10 +159,14 @@ class Transport:
 
 def decode_object(body: bytes) -> dict[str, Any]:
     """A JSON object. Raises BadAnswer."""
+    return _decode(body, dict)
+
+
+def _decode(body: bytes, shape: type[T]) -> T:
     try:
-        return msgspec.json.decode(body, type=dict[str, Any])
+        return msgspec.json.decode(body, type=shape)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise BadAnswer(f"not a JSON object: {error}") from None
+        raise BadAnswer(f"not the JSON that is expected: {error}") from None
 
 
 def _problem(body: bytes, status: int) -> BlockCloudError:

@@ -7,6 +7,7 @@ digests and their times, and the rule that no block is earlier than its parents.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import msgspec
 
@@ -130,7 +131,7 @@ def _check_against_model(records: list[CommitRecord], model: CommitModel, gc_dep
 
 
 def _check_chain(records: list[CommitRecord]) -> None:
-    for before, record in zip(records, records[1:], strict=False):
+    for before, record in pairwise(records):
         if record.previous != before.digest() or record.height != before.height + 1:
             raise WrongCommits("a commit does not follow the one before", height=record.height)
         if record.time_ms < before.time_ms:

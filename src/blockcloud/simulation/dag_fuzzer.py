@@ -115,7 +115,7 @@ def check(scenario: Scenario) -> int:
 
 
 def check_model(scenario: Scenario) -> None:
-    """Raise Violation unless committer, linearizer and core decide and output exactly what the model of the rule does."""
+    """Raise Violation unless committer, linearizer and core decide and output exactly what the model does."""
     schedule = scenario.schedule
     committer = Committer(scenario.builder.committee, schedule)
     for view in scenario.views:

@@ -45,6 +45,8 @@ LOAD_INTERVAL_MS = 100
 COMMIT_WITHIN_MS = 2_500
 
 Report = dict[str, object]
+# The n-th payload that clients hand in: the service machine must accept it, and no two may be equal.
+PayloadFactory = Callable[[int], bytes]
 
 
 class SafetyBroken(BlockCloudError):
@@ -56,10 +58,13 @@ class SafetyBroken(BlockCloudError):
 class Network:
     """The world of one run. Times are virtual milliseconds since the start."""
 
-    def __init__(self, seed: int, validators: int, run_ms: int, machine: MachineFactory) -> None:
+    def __init__(
+        self, seed: int, validators: int, run_ms: int, machine: MachineFactory, payload: PayloadFactory
+    ) -> None:
         self.random = Random(seed)
         self.now_ms = 0
         self.run_ms = run_ms
+        self._payload = payload
         self.faults: Faults = draw_faults(self.random, validators, run_ms)
         self.counts = dict.fromkeys(("events", "messages", "lost", "duplicated", "crashes", "payloads"), 0)
         self.trace = hashlib.sha256()
@@ -137,7 +142,7 @@ class Network:
         """A client somewhere hands in a payload."""
         node = self.nodes[self.random.randrange(len(self.nodes))]
         self.counts["payloads"] += 1
-        payload = f"payload {self.counts['payloads']}".encode()
+        payload = self._payload(self.counts["payloads"])
         if node.submit(payload, self.now_ms):
             self._rearm(node)
             if self.now_ms >= self.faults.heal_ms and node.lie is Lie.NONE:
@@ -253,11 +258,22 @@ class Network:
         for member in self.honest:
             missing = [payload for payload in due if payload not in self.committed_payloads[member]]
             if missing:
-                return f"member {member} never committed {len(missing)} payloads, first {missing[0].decode()!r}"
+                return f"member {member} never committed {len(missing)} payloads, first {missing[0][:32]!r}"
         return ""
 
 
-def run(seed: int, validators: int = 4, seconds: int = 10, machine: MachineFactory = HashMachine) -> Report:
+def plain_payload(number: int) -> bytes:
+    """A payload for a machine that takes anything."""
+    return f"payload {number}".encode()
+
+
+def run(
+    seed: int,
+    validators: int = 4,
+    seconds: int = 10,
+    machine: MachineFactory = HashMachine,
+    payload: PayloadFactory = plain_payload,
+) -> Report:
     """One simulated run of `seconds` of virtual time; the end of it is without faults. Raises BadConfiguration.
 
     `verdict` is Pass, NoProgress (it is safe but did not go on) or Diverged (it is not safe, or a
@@ -267,7 +283,7 @@ def run(seed: int, validators: int = 4, seconds: int = 10, machine: MachineFacto
         raise BadConfiguration(
             "a run has 1 to 26 validators and takes 4 to 3,600 seconds", validators=validators, seconds=seconds
         )
-    network = Network(seed, validators, seconds * 1000, machine)
+    network = Network(seed, validators, seconds * 1000, machine, payload)
     try:
         network.play()
     except SafetyBroken as broken:

@@ -32,11 +32,14 @@ DETERMINISTIC = (f"{PACKAGE}transaction_chain/", f"{PACKAGE}service_chain/")
 # Pure: they take events and `now`, and return what is to be done (DESIGN section 1, rule 1) ...
 PURE = (*DETERMINISTIC, f"{PACKAGE}primitives/", f"{PACKAGE}routing/", f"{PACKAGE}service_access/")
 # ... except these files, each of which carries out what a core decided.
+SERVICE_ACCESS_ADAPTORS = (
+    "announce connector control endpoint forward links listener publish redial splice stream tls".split()
+)
 ADAPTORS = (
     f"{PACKAGE}primitives/keys.py",  # key files, and new keys from the system's randomness
     f"{PACKAGE}routing/adaptors/",
-    f"{PACKAGE}service_access/adaptors/",
-    f"{PACKAGE}service_access/tls.py",  # makes the certificate of a listener and TLS contexts
+    # The asyncio side of the service access layer; the rest of it is sans-IO.
+    *(f"{PACKAGE}service_access/{name}.py" for name in SERVICE_ACCESS_ADAPTORS),
 )
 IMPURE_MODULES = frozenset(
     "asyncio builtins concurrent ctypes datetime fcntl glob http httpx2 importlib io.open mmap multiprocessing os "

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Final
+
 import msgspec
 from starlette.responses import Response
 
 from blockcloud.primitives.errors import BlockCloudError, Busy, LocalFault, Oversized, PeerFault, Rejected, TimedOut
+from blockcloud.routing.errors import RoutingFull
+from blockcloud.service_chain.state import NotACheckpoint, Pruned
 
-MEDIA_TYPE = "application/problem+json"
+MEDIA_TYPE: Final = "application/problem+json"
 
 
 class NotFound(BlockCloudError):
@@ -16,22 +21,47 @@ class NotFound(BlockCloudError):
     code = "not_found"
 
 
+class UnknownRoute(PeerFault):
+    """This API has no such path."""
+
+    code = "unknown_route"
+    hint = "The paths are listed at /docs and in /openapi.json."
+
+
+class WrongMethod(PeerFault):
+    """The path exists, but not with this method."""
+
+    code = "wrong_method"
+
+
 class MisdirectedHost(PeerFault):
     """The Host header names another place; a page in a browser may be trying to reach this node."""
 
     code = "misdirected_host"
+    hint = "Address the node by its IP address, or as localhost."
+
+
+class RequestFailed(LocalFault):
+    """The node failed at this request."""
+
+    code = "internal_error"
+    hint = "It is the node's fault, not the request's; the node's log has the reason."
 
 
 # First match wins, so a class stands before its parents.
-_STATUS: tuple[tuple[type[BlockCloudError], int], ...] = (
+_STATUS: Final[tuple[tuple[type[BlockCloudError], int], ...]] = (
     (NotFound, 404),
+    (NotACheckpoint, 404),
+    (UnknownRoute, 404),
+    (WrongMethod, 405),
+    (Pruned, 410),
     (MisdirectedHost, 421),
     (Oversized, 413),
     (Busy, 503),
+    (RoutingFull, 503),
     (TimedOut, 504),
     (PeerFault, 400),
     (Rejected, 409),
-    (LocalFault, 500),
 )
 
 
@@ -40,7 +70,7 @@ def status_of(error: BlockCloudError) -> int:
     return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
 
 
-def problem(error: BlockCloudError) -> Response:
+def problem(error: BlockCloudError, headers: Mapping[str, str] | None = None) -> Response:
     """The response that tells a client what happened, why, and what to do."""
     status = status_of(error)
     body = {
@@ -52,8 +82,8 @@ def problem(error: BlockCloudError) -> Response:
     }
     if error.hint:
         body["hint"] = error.hint
-    headers = {}
+    more = dict(headers or {})
     if isinstance(error, Busy):
         body["retry_after_ms"] = error.retry_after_ms
-        headers["Retry-After"] = str(-(-error.retry_after_ms // 1000))
-    return Response(msgspec.json.encode(body), status, headers=headers, media_type=MEDIA_TYPE)
+        more["Retry-After"] = str(-(-error.retry_after_ms // 1000))
+    return Response(msgspec.json.encode(body), status, headers=more, media_type=MEDIA_TYPE)

@@ -1,27 +1,20 @@
-"""The JSON shapes of what the ledger holds. Amounts appear as decimal BLOC and as integers in micro-BLOC."""
+"""The shapes of what the ledger holds, for the API and the command line: plain objects, the same everywhere.
+
+Amounts appear as decimal BLOC and as integers in micro-BLOC.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-from starlette.requests import Request
-from starlette.responses import Response
-
+from blockcloud.primitives import codec
 from blockcloud.primitives.addresses import format_address
 from blockcloud.primitives.amounts import format_amount
-from blockcloud.primitives.errors import Malformed
+from blockcloud.primitives.certificates import Certificate
+from blockcloud.service_chain.proven import ProvenValue
 from blockcloud.service_chain.receipts import Receipt
 from blockcloud.service_chain.records import Account, NameRecord
-
-MSGPACK = "application/msgpack"
-
-
-def answer(request: Request, body: object, status: int = 200) -> Response:
-    """`body` as msgpack where the client asks for it, else as JSON."""
-    if MSGPACK in request.headers.get("accept", ""):
-        return Response(msgspec.msgpack.encode(body), status, media_type=MSGPACK)
-    return Response(msgspec.json.encode(body), status, media_type="application/json")
+from blockcloud.transaction_chain.committee import Committee
 
 
 def account_view(public_key: bytes, account: Account | None) -> dict[str, Any]:
@@ -46,7 +39,7 @@ def name_view(record: NameRecord) -> dict[str, Any]:
         "registered_height": record.registered_height,
         "expires_height": record.expires_height,
         "changed_height": record.changed_height,
-        "revoked": bool(getattr(record, "revoked", False)),
+        "revoked": record.revoked,
     }
 
 
@@ -62,22 +55,37 @@ def receipt_view(receipt: Receipt) -> dict[str, Any]:
     }
 
 
-def hex_bytes(text: str, length: int | None = None) -> bytes:
-    """Bytes of a hexadecimal path or query value. Raises Malformed."""
-    try:
-        data = bytes.fromhex(text)
-    except ValueError:
-        raise Malformed("not a hexadecimal text", text=text[:80]) from None
-    if length is not None and len(data) != length:
-        raise Malformed(f"expected {length} bytes in hexadecimal", bytes=len(data))
-    return data
+def proven_view(proven: ProvenValue) -> dict[str, Any]:
+    """A state value with everything that verifying it takes; `value` is null if the key is absent."""
+    return {
+        "key": proven.key.hex(),
+        "value": proven.value.hex() or None,
+        "height": proven.certificate.statement.height,
+        "proof": proven.proof.hex(),
+        "certificate": codec.encode(proven.certificate).hex(),
+        "commit": proven.commit.hex(),
+    }
 
 
-def optional_integer(request: Request, name: str, low: int, high: int) -> int | None:
-    """The integer query value `name`, or None. Raises Malformed when it is not a number in [low, high]."""
-    text = request.query_params.get(name)
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) <= 18 and low <= int(text) <= high):
-        raise Malformed(f"{name} is a whole number from {low} to {high}", text=text[:40])
-    return int(text)
+def checkpoint_view(certificate: Certificate) -> dict[str, Any]:
+    """A certified checkpoint; `certificate` are the canonical bytes that a light client verifies."""
+    statement = certificate.statement
+    return {
+        "height": statement.height,
+        "commit_digest": statement.digests[0].hex(),
+        "state_root": statement.digests[1].hex(),
+        "signers": [signer.hex() for signer, _ in certificate.signatures],
+        "certificate": codec.encode(certificate).hex(),
+    }
+
+
+def committee_view(era: int, committee: Committee) -> dict[str, Any]:
+    """The committee of an era; weights are bonds."""
+    return {
+        "era": era,
+        "quorum": committee.quorum,
+        "members": [
+            {"key": member.key.hex(), "address": format_address(member.key), "bond_micro_bloc": member.bond}
+            for member in committee.members
+        ],
+    }

@@ -28,9 +28,10 @@ def up(
     from blockcloud.node import devnet as network
 
     folder = folder.absolute()
-    exists = (folder / network.DEVNET_FILE).exists()
-    devnet = network.read_devnet(folder) if exists else network.create_devnet(folder, validators, base_port)
-    network.start_devnet(folder, devnet)
+    with network.Launcher() as launcher:
+        exists = (folder / network.DEVNET_FILE).exists()
+        devnet = network.read_devnet(folder) if exists else network.create_devnet(folder, validators, base_port)
+        network.start_devnet(folder, devnet, launcher)
     try:
         network.wait_ready(devnet, READY_SECONDS)
         show(network.as_report(devnet), as_json=options.as_json)

@@ -20,3 +20,11 @@ def run() -> None:
     from blockcloud.api.process import run_node
 
     run_node(home_folder().absolute())
+
+
+@app.command(hidden=True)
+def launch() -> None:
+    """Start a validator for each home folder read from standard input; print the process ids. `devnet up` uses it."""
+    from blockcloud.api.launcher import launch_nodes
+
+    launch_nodes()

@@ -41,6 +41,7 @@ BOND_MICRO_BLOC: Final = 1_000 * MICRO_PER_BLOC
 ACCOUNTS: Final = ("alice", "bob", "provider", "consumer", "faucet")
 HOST: Final = "127.0.0.1"
 STOP_SECONDS: Final = 10
+LOG_FILE: Final = "node.log"
 
 
 class Validator(msgspec.Struct):
@@ -127,36 +128,74 @@ def write_devnet(folder: Path, devnet: Devnet) -> None:
 def start_validator(validator: Validator) -> subprocess.Popen[bytes]:
     """Start one validator process of its own session, its log in `node.log`; the caller records the pid."""
     home = Path(validator.home)
-    with (home / "node.log").open("ab") as log:
+    with (home / LOG_FILE).open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "blockcloud", "node", "run", "--home", str(home)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
+            cwd=home,  # `is_running` knows a validator by it
             start_new_session=True,
         )
     validator.pid = process.pid
     return process
 
 
-def start_devnet(folder: Path, devnet: Devnet) -> list[subprocess.Popen[bytes]]:
+class Launcher:
+    """A process that has everything imported and turns into validators by forking: the imports are paid once.
+
+    Make it before anything slow, and `start` when the homes are there. Use as a context manager.
+    """
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "blockcloud", "node", "launch"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def __enter__(self) -> Launcher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
+
+    def start(self, validators: Sequence[Validator]) -> None:
+        """Start the validators that do not run, and note their pids. Raises LocalFault if the launcher has ended."""
+        waiting = [validator for validator in validators if not is_running(validator)]
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.writelines(f"{validator.home}\n" for validator in waiting)
+            self._process.stdin.flush()
+            for validator in waiting:
+                validator.pid = int(self._process.stdout.readline())
+        except (OSError, ValueError):
+            raise LocalFault("the launcher of the validators ended early", homes=[v.home for v in waiting]) from None
+
+
+def start_devnet(folder: Path, devnet: Devnet, launcher: Launcher | None = None) -> None:
     """Start every validator that does not run, and record the pids."""
-    started = [start_validator(validator) for validator in devnet.validators if not is_running(validator)]
+    if launcher is not None:
+        launcher.start(devnet.validators)
+    else:
+        with Launcher() as own:
+            own.start(devnet.validators)
     write_devnet(folder, devnet)
-    return started
 
 
 def is_running(validator: Validator) -> bool:
-    """Whether the recorded process is alive and is this validator (pids are used again)."""
+    """Whether the recorded process is alive and is this validator: pids are used again, working folders are not."""
     if not validator.pid:
         return False
     try:
-        arguments = Path(f"/proc/{validator.pid}/cmdline").read_bytes()
+        folder = Path(f"/proc/{validator.pid}/cwd").readlink()
         state = Path(f"/proc/{validator.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
     except OSError:
         return False
-    # A process that is just being started has no arguments yet.
-    return state != "Z" and (not arguments or validator.home.encode() in arguments.split(b"\x00"))
+    return state != "Z" and folder == Path(validator.home).resolve()
 
 
 def stop_devnet(folder: Path, devnet: Devnet) -> int:
@@ -196,7 +235,7 @@ def wait_ready(devnet: Devnet, deadline_s: float) -> None:
     for _ in poll_until(deadline_s):
         ended = [validator for validator in waiting if not is_running(validator)]
         if ended:
-            log = Path(ended[0].home) / "node.log"
+            log = Path(ended[0].home) / LOG_FILE
             raise LocalFault("a validator ended while it started; its log says why", id=ended[0].id, log=str(log))
         waiting = [validator for validator in waiting if _height(validator.api) < 1]
         if not waiting:

@@ -94,6 +94,10 @@ class SigningKey:
         """Signature (64 bytes) over `message` under the tag `domain`."""
         return crypto_sign(tagged(domain, message), self._secret)[:SIGNATURE_BYTES]
 
+    def sign_standard(self, message: bytes) -> bytes:
+        """Signature (64 bytes) over a structure of a published standard, which must separate its own domain (COSE)."""
+        return crypto_sign(message, self._secret)[:SIGNATURE_BYTES]
+
     def __repr__(self) -> str:
         return f"SigningKey(public={self.public.hex()[:16]}...)"
 

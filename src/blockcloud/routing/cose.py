@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import cbor2
-from nacl.bindings import crypto_sign
 
 from blockcloud.primitives.errors import BadSignature, Malformed, NonCanonical, Oversized
 from blockcloud.primitives.keys import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, SigningKey, verify_raw
@@ -105,4 +104,4 @@ def _to_sign(protected: bytes, payload: bytes) -> bytes:
 
 def _sign(key: SigningKey, message: bytes) -> bytes:
     # SigningKey signs under the ledger's tags only; COSE defines its own, so that other people's tools can verify.
-    return crypto_sign(message, key._secret)[:SIGNATURE_BYTES]
+    return key.sign_standard(message)

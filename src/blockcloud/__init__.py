@@ -1,3 +1,34 @@
-"""BlockCloud: reach a service by its name, pay a fair price, and prove afterwards what was served."""
+"""BlockCloud: reach a service by its name, pay a fair price, and prove afterwards what was served.
+
+    async with blockcloud.listen("thermo", home="net", key="net/accounts/provider.pem") as listener: ...
+    session = await blockcloud.connect("thermo", home="net")
+
+What programs use is exported here and loaded at its first use, so that a program pays only for what it needs.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
 
 __version__ = "0.1.0"
+
+__all__ = ["AsyncClient", "Client", "__version__", "connect", "listen"]
+
+if TYPE_CHECKING:
+    from blockcloud.sdk.client import AsyncClient
+    from blockcloud.sdk.services import connect, listen
+    from blockcloud.sdk.sync import Client
+else:
+    _HOMES: Final = {
+        "AsyncClient": "blockcloud.sdk.client",
+        "Client": "blockcloud.sdk.sync",
+        "connect": "blockcloud.sdk.services",
+        "listen": "blockcloud.sdk.services",
+    }
+
+    def __getattr__(name):
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_HOMES[name]), name)
+
+    def __dir__():
+        return sorted({*globals(), *__all__})

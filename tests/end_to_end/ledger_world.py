@@ -101,6 +101,11 @@ class World:
             process.wait(EXIT_SECONDS)
         self.processes.clear()
 
+    def check_alive(self) -> None:
+        """No started validator has ended by itself."""
+        for number, process in self.processes.items():
+            assert process.poll() is None, f"validator {number} ended: {self.log(number)[-2_000:]}"
+
     def resident_bytes(self, number: int) -> int:
         return resident_bytes(self.processes[number].pid)
 
@@ -141,6 +146,7 @@ class World:
         """Until these validators (or all that were started) take part at about the same height; that height."""
 
         async def in_step() -> int:
+            self.check_alive()
             found = await self.statuses(*numbers)
             if found is None or any(status["mode"] != "fast" for status in found):
                 return 0

@@ -15,7 +15,7 @@ from blockcloud.node.config import NodeConfig
 from blockcloud.node.storage import RocksStore
 from blockcloud.node.validator import Validator, initialise_data
 from blockcloud.primitives.amounts import GENESIS_SUPPLY_MICRO_BLOC
-from blockcloud.primitives.errors import BadConfiguration, Diverged
+from blockcloud.primitives.errors import BadConfiguration, Diverged, StorageFault
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.service_chain.genesis import Genesis, GenesisValidator, NamingParameters
 from blockcloud.service_chain.operations import Transfer
@@ -295,6 +295,18 @@ async def test_a_diverged_node_halts_and_the_others_go_on(tmp_path: Path) -> Non
         assert (await sick.submit(net.transfers(0, 1)))[0].status == "busy"
         (result,) = await net.running[0].submit(net.transfers(1, 1), wait=True, timeout_s=20)
         assert result.status == "committed"
+
+
+async def test_a_disk_that_fails_halts_the_node(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as net:
+        net.running[3].store.close()
+        with pytest.raises(StorageFault):
+            await asyncio.wait_for(net.running[3].failed(), 30)
+        (result,) = await net.running[0].submit(net.transfers(1, 1), wait=True, timeout_s=20)
+        assert result.status == "committed"
+        assert net.running[3].readiness() == (False, "halted")
+        assert "halted" in [entry["code"] for entry in net.running[3].status()["health"]]
+        await until(lambda: 3 not in net.running[0].network.connected())
 
 
 async def test_events_status_and_metrics_tell_the_same(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def described(
     *parameters: dict[str, Any], body: str = "", answers: tuple[str, ...] = (JSON, MSGPACK), status: int = 200
 ) -> dict[str, Any]:
     """The `openapi_extra` of a route: its query parameters, the media type of its body, those of its answer."""
-    content = {media: {} for media in answers}
+    content: dict[str, Any] = {media: {} for media in answers}
     extra: dict[str, Any] = {"responses": {str(status): {"description": "Done", "content": content}}}
     if parameters:
         extra["parameters"] = list(parameters)

@@ -45,7 +45,7 @@ def _become_node(home: Path) -> NoReturn:
         code = 0
     except BlockCloudError as error:
         sys.stderr.write(f"error: {error} [{error.code}]\n")
-    except BaseException:
+    except BaseException:  # noqa: BLE001  a child that returned from here would go on as the parent
         sys.excepthook(*sys.exc_info())
     finally:
         sys.stderr.flush()

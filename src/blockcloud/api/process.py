@@ -15,17 +15,19 @@ from blockcloud.node.config import NodeConfig, read_config
 from blockcloud.node.logging import set_up_logging
 from blockcloud.node.validator import Validator
 from blockcloud.primitives.keys import SigningKey, self_test
+from blockcloud.sdk.home import read_genesis
 from blockcloud.service_chain.genesis import Genesis
 
 log = structlog.get_logger()
 
 
 def run_node(home: Path) -> None:
-    """Run until SIGTERM or SIGINT. Raises BadConfiguration, StorageFault, or Diverged when the node must not go on."""
+    """Run until SIGTERM or SIGINT. Raises BadConfiguration, Unreachable (an address is taken), StorageFault, or
+    Diverged when the node must not go on."""
     config = read_config(home)
     set_up_logging(config.log_level)
     self_test()
-    genesis = Genesis.from_json(config.genesis_path.read_text(encoding="utf-8"))
+    genesis = read_genesis(config.genesis_path)
     key = SigningKey.load(config.key_path)
     # Blocks and receipts are freed by reference counting; a full collection over a million live objects would
     # stop the loop for longer than a level takes.
@@ -40,9 +42,9 @@ async def _run(config: NodeConfig, genesis: Genesis, key: SigningKey) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end.set)
     validator = Validator(config, genesis, key)
-    await validator.start()
     server = ApiServer(build_app(validator, config.api_host), config.api_host, config.api_port)
     try:
+        await validator.start()
         await server.start()
         log.info("node_ready", api=f"http://{config.api_host}:{server.port}", home=str(config.home))
         waiting = {asyncio.create_task(end.wait()), asyncio.create_task(validator.failed())}
@@ -52,5 +54,6 @@ async def _run(config: NodeConfig, genesis: Genesis, key: SigningKey) -> None:
         for task in done:
             task.result()
     finally:
+        validator.events.close()  # ends the event streams, which the server would wait for
         await server.stop()
         await validator.stop()

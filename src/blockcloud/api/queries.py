@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from fastapi import APIRouter, Request, Response
 
+from blockcloud.api.answers import MSGPACK, answer, hex_bytes, optional_integer, wants_msgpack, whole_number
+from blockcloud.api.description import ERRORS, described, query
 from blockcloud.api.problems import NotFound
-from blockcloud.api.views import MSGPACK, account_view, answer, hex_bytes, name_view, optional_integer
+from blockcloud.api.views import account_view, checkpoint_view, committee_view, name_view, proven_view
 from blockcloud.node.validator import Validator
 from blockcloud.primitives import codec
-from blockcloud.primitives.addresses import format_address, parse_address
-from blockcloud.primitives.errors import Oversized
+from blockcloud.primitives.addresses import parse_address
+from blockcloud.primitives.errors import Malformed, Oversized
 from blockcloud.primitives.limits import STATE_KEY_BYTES
 from blockcloud.primitives.names import parse_name
 
-HIGHEST = 2**53
+HIGHEST: Final = 2**53
+GENESIS_ERA: Final = 0
+_HEIGHT: Final = query("height", "As it was after the commit at this height.", minimum=0, maximum=HIGHEST)
 
 
 def query_routes(validator: Validator) -> APIRouter:
     """The routes over `validator`."""
-    router = APIRouter(prefix="/v1", tags=["ledger"])
+    router = APIRouter(prefix="/v1", tags=["ledger"], responses=ERRORS)
     _add_network(router, validator)
     _add_accounts_and_names(router, validator)
     _add_proofs(router, validator)
@@ -26,90 +32,68 @@ def query_routes(validator: Validator) -> APIRouter:
 
 
 def _add_network(router: APIRouter, validator: Validator) -> None:
-    @router.get("/status", summary="Height, level, checkpoint, committee, peers, health")
+    @router.get("/status", summary="Height, level, checkpoint, committee, peers, health", openapi_extra=described())
     async def status(request: Request) -> Response:
         return answer(request, validator.status())
 
-    @router.get("/committee/{era}", summary="The committee of an era")
-    async def committee(request: Request, era: int) -> Response:
-        if era != 0:
-            raise NotFound("the committee of this era is not known", era=era)
-        members = validator.committee.members
-        return answer(
-            request,
-            {
-                "era": era,
-                "quorum": validator.committee.quorum,
-                "members": [
-                    {"key": m.key.hex(), "address": format_address(m.key), "bond_micro_bloc": m.bond} for m in members
-                ],
-            },
-        )
+    @router.get("/committee/{era}", summary="The committee of an era", openapi_extra=described())
+    async def committee(request: Request, era: str) -> Response:
+        if whole_number(era, "era", 0, HIGHEST) != GENESIS_ERA:
+            raise NotFound("the committee of this era is not known", era=int(era))
+        return answer(request, committee_view(GENESIS_ERA, validator.committee))
 
 
 def _add_accounts_and_names(router: APIRouter, validator: Validator) -> None:
     chain = validator.chain
 
-    @router.get("/accounts/{address}", summary="Balance and next sequence of an account")
+    @router.get("/accounts/{address}", summary="Balance and next sequence of an account", openapi_extra=described())
     async def account(request: Request, address: str) -> Response:
         key = parse_address(address)
         return answer(request, account_view(key, chain.account(key)))
 
-    @router.get("/names/{name}", summary="A name, now or at a height")
+    @router.get("/names/{name}", summary="A name, now or at a height", openapi_extra=described(_HEIGHT))
     async def name(request: Request, name: str) -> Response:
         height = optional_integer(request, "height", 0, HIGHEST)
+        if height is not None and height > chain.applied_height:
+            raise NotFound("the ledger has not reached this height", height=height, reached=chain.applied_height)
         record = chain.name(parse_name(name), height)
         if record is None:
             raise NotFound("no such name is registered" if height is None else "no such name at this height", name=name)
         return answer(request, name_view(record))
 
-    @router.get("/names/{name}/history", summary="Every state that a name had, oldest first")
+    @router.get("/names/{name}/history", summary="Every state that a name had, oldest first", openapi_extra=described())
     async def history(request: Request, name: str) -> Response:
         entries = chain.history(parse_name(name))
-        return answer(
-            request,
-            {
-                "name": name,
-                "history": [{"height": height, **name_view(record)} for height, record in entries if record],
-            },
-        )
+        if not entries:
+            raise NotFound("no such name is registered", name=name)
+        states = [{"height": height, **name_view(record)} for height, record in entries]
+        return answer(request, {"name": name, "history": states})
 
 
 def _add_proofs(router: APIRouter, validator: Validator) -> None:
-    @router.get("/proof", summary="A state value, or its absence, with proof and certificate")
+    key_parameter = query("key", "State key in hexadecimal.", kind="string", required=True, pattern="^([0-9a-f]{2})+$")
+    height_parameter = query("height", "Of a certified checkpoint; default: the newest.", minimum=0, maximum=HIGHEST)
+
+    @router.get(
+        "/proof",
+        summary="A state value, or its absence, with proof and certificate",
+        openapi_extra=described(key_parameter, height_parameter),
+    )
     async def proof(request: Request) -> Response:
-        """Query: `key=` in hexadecimal, `height=` of a certified checkpoint. As msgpack: the raw canonical bytes."""
-        key = hex_bytes(request.query_params.get("key", ""))
+        """As msgpack: the canonical bytes of the proven value, which a light client checks."""
+        text = request.query_params.get("key")
+        if text is None:
+            raise Malformed("which key? say key= in hexadecimal")
+        key = hex_bytes(text)
         if not 1 <= len(key) <= STATE_KEY_BYTES:
             raise Oversized(f"a state key has 1 to {STATE_KEY_BYTES} bytes", bytes=len(key))
         proven = validator.proven(key, optional_integer(request, "height", 0, HIGHEST))
-        if MSGPACK in request.headers.get("accept", ""):
+        if wants_msgpack(request):
             return Response(codec.encode(proven), media_type=MSGPACK)
-        return answer(
-            request,
-            {
-                "key": key.hex(),
-                "value": proven.value.hex() or None,
-                "height": proven.certificate.statement.height,
-                "proof": proven.proof.hex(),
-                "certificate": codec.encode(proven.certificate).hex(),
-                "commit": proven.commit.hex(),
-            },
-        )
+        return answer(request, proven_view(proven))
 
-    @router.get("/checkpoint", summary="The newest certified checkpoint")
+    @router.get("/checkpoint", summary="The newest certified checkpoint", openapi_extra=described())
     async def checkpoint(request: Request) -> Response:
-        certificate = validator.certificate
-        if certificate is None:
+        if validator.certificate is None:
             raise NotFound("no checkpoint is certified yet")
-        statement = certificate.statement
-        return answer(
-            request,
-            {
-                "height": statement.height,
-                "commit_digest": statement.digests[0].hex(),
-                "state_root": statement.digests[1].hex(),
-                "signers": [signer.hex() for signer, _ in certificate.signatures],
-                "certificate": codec.encode(certificate).hex(),
-            },
-        )
+        return answer(request, checkpoint_view(validator.certificate))

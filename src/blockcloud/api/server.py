@@ -3,52 +3,77 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from importlib import resources
-from ipaddress import ip_address
+from typing import Final
+from urllib.parse import urlsplit
 
 import uvicorn
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp
 
 from blockcloud import __version__
+from blockcloud.api.connections import LimitedConnection
+from blockcloud.api.description import described
 from blockcloud.api.events import event_routes
 from blockcloud.api.guard import Guard
-from blockcloud.api.problems import problem
+from blockcloud.api.problems import RequestFailed, UnknownRoute, WrongMethod, problem
 from blockcloud.api.queries import query_routes
 from blockcloud.api.routing import routing_routes
 from blockcloud.api.transactions import transaction_routes
 from blockcloud.node.validator import Validator
-from blockcloud.primitives.errors import BlockCloudError
-from blockcloud.primitives.limits import HTTP_CONNECTIONS
+from blockcloud.primitives.errors import BlockCloudError, Malformed, Unreachable
 
-SHUTDOWN_SECONDS = 2
+SHUTDOWN_SECONDS: Final = 2
+# Longer than clients keep an idle connection, so that they do not send into one that is just being closed.
+KEEP_ALIVE_SECONDS: Final = 75
+BACKLOG: Final = 512
+TEXT: Final = "text/plain"
 
 
 def build_app(validator: Validator, host: str) -> ASGIApp:
-    """The ASGI application over `validator`, which may be addressed as `host` or as loopback."""
-    app = FastAPI(title="BlockCloud node", version=__version__, docs_url=None, redoc_url=None)
-
-    async def on_error(_: Request, error: Exception) -> Response:
-        if not isinstance(error, BlockCloudError):
-            raise error
-        return problem(error)
-
-    app.add_exception_handler(BlockCloudError, on_error)
+    """The ASGI application over `validator`, whose API listens on `host`."""
+    app = FastAPI(title="BlockCloud node", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
+    for kind in (BlockCloudError, HTTPException, RequestValidationError, Exception):
+        app.add_exception_handler(kind, _on_error)
     for routes in (transaction_routes, query_routes, routing_routes, event_routes):
         app.include_router(routes(validator))
+    _add_operations(app, validator)
+    announced = urlsplit(validator.genesis.validators[validator.own].api_url).hostname
+    return Guard(app, host, [announced] if announced else [])
 
-    @app.get("/livez", tags=["operations"], summary="The process runs")
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    """Whatever goes wrong is a problem+json with a code; our own bugs show nothing but that."""
+    match error:
+        case BlockCloudError():
+            return problem(error)
+        case HTTPException(status_code=404):
+            return problem(UnknownRoute(path=request.url.path[:200]))
+        case HTTPException(status_code=405):
+            return problem(WrongMethod(method=request.method[:20]), error.headers)
+        case HTTPException() | RequestValidationError():
+            return problem(Malformed("the request does not have the expected form"))
+    return problem(RequestFailed())
+
+
+def _add_operations(app: FastAPI, validator: Validator) -> None:
+    plain = described(answers=(TEXT,))
+
+    @app.get("/livez", tags=["operations"], summary="The process runs", openapi_extra=plain)
     async def livez() -> Response:
         return PlainTextResponse("ok\n")
 
-    @app.get("/readyz", tags=["operations"], summary="The node follows the ledger")
+    @app.get("/readyz", tags=["operations"], summary="The node follows the ledger", openapi_extra=plain)
     async def readyz() -> Response:
         ready, reason = validator.readiness()
         return PlainTextResponse(reason + "\n", 200 if ready else 503)
 
-    @app.get("/metrics", tags=["operations"], summary="Metrics for Prometheus")
+    @app.get("/metrics", tags=["operations"], summary="Metrics for Prometheus", openapi_extra=plain)
     async def metrics() -> Response:
         return Response(generate_latest(validator.metrics), media_type=CONTENT_TYPE_LATEST)
 
@@ -57,56 +82,66 @@ def build_app(validator: Validator, host: str) -> ASGIApp:
         page = resources.files("blockcloud.api").joinpath("docs.html").read_text(encoding="utf-8")
         return HTMLResponse(page)
 
-    return Guard(app, _host_names(host))
-
-
-def _host_names(host: str) -> set[str]:
-    """Names under which a node that listens on `host` may be addressed."""
-    names = {"localhost", "127.0.0.1", "::1", host}
-    return names if ip_address(host).is_loopback else names | {""}
-
 
 class ApiServer:
     """uvicorn in the running loop, without its signal handlers: the node decides when to stop."""
 
     def __init__(self, app: ASGIApp, host: str, port: int) -> None:
+        self._host, self._port = host, port
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
-                host=host,
-                port=port,
-                http="httptools",
+                http=LimitedConnection,
                 ws="none",
                 lifespan="off",
                 log_config=None,
+                log_level="critical",  # what clients send is not worth a line each; our own faults are logged by us
                 access_log=False,
                 server_header=False,
-                limit_concurrency=HTTP_CONNECTIONS,
+                proxy_headers=False,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=SHUTDOWN_SECONDS,
             )
         )
+        self._listener: socket.socket | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Listen; returns once the socket accepts. Raises OSError if the address is taken."""
+        """Listen; returns once the socket accepts. Raises Unreachable if the address cannot be had."""
+        self._listener = listener = _listen(self._host, self._port)
+        self._port = listener.getsockname()[1]
         config = self._server.config
         config.load()
         self._server.lifespan = config.lifespan_class(config)
-        await self._server.startup()
-        self._task = asyncio.create_task(self._serve(), name="api")
+        await self._server.startup([listener])
+        self._task = asyncio.create_task(self._serve(listener), name="api")
 
     @property
     def port(self) -> int:
         """The port in use; differs from the configured one where that was 0."""
-        port: int = self._server.servers[0].sockets[0].getsockname()[1]
-        return port
+        return self._port
 
-    async def _serve(self) -> None:
+    async def _serve(self, listener: socket.socket) -> None:
         await self._server.main_loop()
-        await self._server.shutdown()
+        await self._server.shutdown([listener])
 
     async def stop(self) -> None:
-        """Finish what runs, within SHUTDOWN_SECONDS."""
+        """Finish what runs, within SHUTDOWN_SECONDS. Does nothing if it was never started."""
         self._server.should_exit = True
         if self._task is not None:
             await self._task
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # The protocol is named because asyncio turns Nagle's delay off only then.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise Unreachable(f"the API cannot listen: {error.strerror}", address=f"{host}:{port}") from None
+    listener.setblocking(False)
+    return listener

@@ -3,8 +3,9 @@
 Everything is compared with the Ed25519 wall of the same run: cores / (validators x time of one verification), the rate
 at which the cores would do nothing but verify each transfer once at every validator.
 
-Peak: a fixed number of batches in flight, each sent when one before it has been answered (closed loop). Overload:
-batches sent at twice the peak's rate whatever comes back (open loop); what is answered `busy` is sent again later.
+Peak: a fixed number of batches in flight, each sent when one before it has been answered (closed loop), in three
+windows whose median counts. Overload: batches sent at twice the peak's rate whatever comes back (open loop); what is
+answered `busy` is sent again later.
 Transfers are signed before the clock starts.
 """
 
@@ -12,6 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections import deque
@@ -25,7 +28,7 @@ import httpx2
 import msgspec
 
 from blockcloud.bench.machine import cpu_seconds, verify_seconds, written_bytes
-from blockcloud.node.devnet import Devnet, create_devnet, poll_until, start_devnet, stop_devnet, wait_ready
+from blockcloud.node.devnet import Devnet, poll_until, read_devnet, stop_devnet
 from blockcloud.primitives import codec
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.service_chain.genesis import Genesis
@@ -36,6 +39,9 @@ BATCH: Final = 100
 FUNDING_MICRO_BLOC: Final = 1_000_000_000
 FEE_LIMIT: Final = 100_000_000
 FOREVER: Final = 2**40
+WARM_UP_SECONDS: Final = 5.0
+WINDOWS: Final = 3  # the figures at the peak are the medians of so many windows
+OVERLOAD_BATCHES: Final = 400  # unanswered batches at the most: a client has only so many connections
 HEADERS: Final = {"accept": "application/msgpack", "content-type": "application/msgpack"}
 WAIT: Final = "/v1/transactions?wait=committed&timeout=20000"
 
@@ -97,7 +103,7 @@ class Load:
 
     def take(self) -> list[bytes]:
         """The next batch: first what was answered busy, so that no account's sequence overtakes itself."""
-        batch = []
+        batch: list[bytes] = []
         while len(batch) < BATCH and (self._again or self._signed):
             batch.append(self._again.popleft() if self._again else self._signed.popleft())
         return batch
@@ -196,11 +202,13 @@ def _funding(chain_id: bytes, payer: SigningKey, accounts: list[SigningKey]) -> 
         yield sign_transaction(body, payer)
 
 
-def first_commit_seconds(folder: Path, devnet: Devnet) -> float:
-    """Seconds from the start of the processes to the first commit that the API shows at every validator."""
+def first_commit_seconds(folder: Path, validators: int) -> float:
+    """Seconds that the command `devnet up` takes, from nothing to a first commit at every validator."""
+    command = [sys.executable, "-m", "blockcloud", "devnet", "up", "--detach"]
     start = time.perf_counter()
-    start_devnet(folder, devnet)
-    wait_ready(devnet, 30)
+    subprocess.run(
+        [*command, "--validators", str(validators), "--dir", str(folder)], check=True, capture_output=True, timeout=60
+    )
     return time.perf_counter() - start
 
 
@@ -217,25 +225,41 @@ def idle_cost(devnet: Devnet, seconds: float) -> dict[str, float]:
     }
 
 
+@dataclass
+class Phases:
+    """What the load phases of one run gave: several windows at the peak, one at twice the peak."""
+
+    warm_up: Tally
+    peaks: list[Tally]
+    overload: Tally
+
+    @property
+    def peak_rate(self) -> float:
+        return median(peak.rate for peak in self.peaks)
+
+
 async def _load_phases(
     devnet: Devnet, accounts: list[SigningKey], seconds: float, overload_seconds: float, in_flight: int
-) -> tuple[Tally, Tally, Tally]:
+) -> Phases:
     genesis = Genesis.from_json(Path(devnet.genesis).read_text(encoding="utf-8"))
     urls = [validator.api for validator in devnet.validators]
     payers = [SigningKey.load(Path(account.key_file)) for account in devnet.accounts]
+    pids = [validator.pid for validator in devnet.validators]
     await fund(urls, genesis.chain_id(), payers, accounts)
-    load = Load(genesis.chain_id(), accounts, urls, connections=400)
+    load = Load(genesis.chain_id(), accounts, urls, connections=OVERLOAD_BATCHES)
     try:
         load.sign(30_000)
-        warm = await closed_loop(load, 5, in_flight)
-        load.sign(int(warm.rate * 1.5 * seconds) + 5_000)
-        pids = [validator.pid for validator in devnet.validators]
-        before_s = cpu_seconds(pids)
-        peak = await closed_loop(load, seconds, in_flight)
-        peak.cpu_s = cpu_seconds(pids) - before_s
-        load.sign(int(peak.rate * 2.1 * overload_seconds) + 5_000)
-        overload = await open_loop(load, overload_seconds, 2 * peak.rate, at_most=1_000)
-        return warm, peak, overload
+        warm_up = await closed_loop(load, WARM_UP_SECONDS, in_flight)
+        peaks = []
+        for _ in range(WINDOWS):
+            load.sign(int(warm_up.rate * 1.6 * seconds / WINDOWS) + 5_000)
+            before_s = cpu_seconds(pids)
+            peaks.append(await closed_loop(load, seconds / WINDOWS, in_flight))
+            peaks[-1].cpu_s = cpu_seconds(pids) - before_s
+        phases = Phases(warm_up, peaks, Tally())
+        load.sign(int(phases.peak_rate * 2.1 * overload_seconds) + 5_000)
+        phases.overload = await open_loop(load, overload_seconds, 2 * phases.peak_rate, at_most=OVERLOAD_BATCHES)
+        return phases
     finally:
         await load.close()
 
@@ -255,38 +279,31 @@ def run(
     keys = [SigningKey.generate() for _ in range(accounts)]
     with tempfile.TemporaryDirectory(prefix="blockcloud-bench-") as name:
         folder = Path(name) / "devnet"
-        devnet = create_devnet(folder, validators)
+        first_commit_s = first_commit_seconds(folder, validators)
+        devnet = read_devnet(folder)
         try:
-            first_commit_s = first_commit_seconds(folder, devnet)
             idle = idle_cost(devnet, idle_seconds)
-            warm, peak, overload = asyncio.run(_load_phases(devnet, keys, seconds, overload_seconds, in_flight))
+            phases = asyncio.run(_load_phases(devnet, keys, seconds, overload_seconds, in_flight))
             statuses = [httpx2.get(v.api + "/v1/status", timeout=10).json() for v in devnet.validators]
         finally:
             stop_devnet(folder, devnet)
     return {
         "figures": {
-            "peak": peak.report(),
-            "warm_up": warm.report(),
-            "overload": overload.report(),
+            "committed_per_s": round(phases.peak_rate),
+            "p50_ms": median(peak.report()["p50_ms"] for peak in phases.peaks),
+            "p95_ms": median(peak.report()["p95_ms"] for peak in phases.peaks),
+            "windows": [peak.report() for peak in phases.peaks],
+            "warm_up": phases.warm_up.report(),
+            "overload": phases.overload.report(),
             "first_commit_s": round(first_commit_s, 2),
             "idle": idle,
-            "heights": [status["height"] for status in statuses],
+            "checkpoints": [status["checkpoint"] for status in statuses],
         },
         "peer": {
             "ed25519_verify_us": round(verify_s * 1e6, 1),
             "ed25519_wall_per_s": round(wall),
             "cores": os.cpu_count(),
         },
-        "ratio": round(peak.rate / wall, 3),
-        "overload_ratio": round(overload.rate / peak.rate, 3) if peak.rate else 0.0,
-    }
-
-
-def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Medians over several runs of the figures that the table shows."""
-    return {
-        "committed_per_s": median(r["figures"]["peak"]["committed_per_s"] for r in runs),
-        "p50_ms": median(r["figures"]["peak"]["p50_ms"] for r in runs),
-        "ratio": median(r["ratio"] for r in runs),
-        "overload_ratio": median(r["overload_ratio"] for r in runs),
+        "ratio": round(phases.peak_rate / wall, 3),
+        "overload_ratio": round(phases.overload.rate / phases.peak_rate, 3) if phases.peak_rate else 0.0,
     }

@@ -167,11 +167,6 @@ class Network:
         link = self.peers[index].link
         return 0 if link is None else link.queued
 
-    def drop(self, index: int) -> None:
-        """End the link to a peer."""
-        if (link := self.peers[index].link) is not None:
-            link.abort()
-
     def connected(self) -> list[int]:
         """Indices of the members with a link."""
         return [index for index, peer in self.peers.items() if peer.link is not None]

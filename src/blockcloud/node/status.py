@@ -113,7 +113,7 @@ def report(validator: Validator) -> dict[str, Any]:
         "committee": _committee(validator),
         "peers": _peers(validator),
         "health": health(validator),
-        "base_fee_micro_bloc": validator.chain.base_fee,
+        "base_fee_micro_bloc": None if validator.halted else validator.chain.base_fee,
         "commit_time_ms": validator.core.last_commit.time_ms,
         "pid": os.getpid(),
         "counters": counters(validator),

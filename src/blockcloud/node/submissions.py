@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
 
 from blockcloud.node.applying import Applied
-from blockcloud.primitives.errors import BlockCloudError, PeerFault
+from blockcloud.primitives.errors import BlockCloudError
 from blockcloud.primitives.hashes import tagged_hash
 from blockcloud.primitives.limits import MEMPOOL_TRANSACTIONS, WAITING_SUBMISSIONS
 from blockcloud.service_chain.receipts import Receipt, decode_receipt
@@ -205,8 +204,3 @@ def outcome(identifier: bytes, code: str, receipt: bytes | None) -> SubmissionRe
         return SubmissionResult(identifier, REJECTED, code)
     decoded = decode_receipt(receipt)
     return SubmissionResult(identifier, COMMITTED, "" if decoded.code == OK else decoded.code, "", None, decoded)
-
-
-def faults_of(verdicts: Sequence[object]) -> int:
-    """How many of the verdicts blame the client's bytes."""
-    return sum(isinstance(verdict, PeerFault) for verdict in verdicts)

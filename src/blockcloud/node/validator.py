@@ -25,22 +25,13 @@ from blockcloud.node.applying import Applied, Applier, SharedChain
 from blockcloud.node.certification import Certification
 from blockcloud.node.config import NodeConfig
 from blockcloud.node.events import EventLog, Subscription
+from blockcloud.node.intake import Intake, check_submitted
 from blockcloud.node.ledger_tables import LedgerTables, initialise_data
 from blockcloud.node.network import MemberAddress, Network
 from blockcloud.node.outbox import Outbox
 from blockcloud.node.storage import RocksStore
-from blockcloud.node.submissions import (
-    ACCEPTED,
-    SubmissionResult,
-    Submissions,
-    Waiter,
-    body_of,
-    outcome,
-    refusal,
-    transaction_id,
-)
-from blockcloud.node.verification import Verdict, Verification, tune_interpreter
-from blockcloud.primitives import codec
+from blockcloud.node.submissions import SubmissionResult, Submissions
+from blockcloud.node.verification import Verification, tune_interpreter
 from blockcloud.primitives.certificates import Certificate, SignedStatement
 from blockcloud.primitives.errors import BadConfiguration, PeerFault
 from blockcloud.primitives.keys import SigningKey
@@ -49,7 +40,6 @@ from blockcloud.routing.replication import RoutingCore
 from blockcloud.routing.store import RoutingTable
 from blockcloud.service_chain.genesis import Genesis
 from blockcloud.service_chain.proven import ProvenValue
-from blockcloud.service_chain.rejections import StaleSequence, TransactionExpired
 from blockcloud.service_chain.state import NotACheckpoint
 from blockcloud.transaction_chain import messages
 from blockcloud.transaction_chain.block import Block, parse_block, verify_block_signature
@@ -139,10 +129,18 @@ class Validator:
             parse=lambda raw: parse_block(raw, self.chain.chain_id, ERA, self.committee, self.chain.chain_id),
             verify=lambda block: verify_block_signature(block, self.committee),
             check=self.chain.check,
-            check_submitted=self._check_submitted,
+            check_submitted=partial(check_submitted, self.chain),
             deliver=self._verified,
             failed=self._fail,
             threads=self.config.verify_threads,
+        )
+        self.intake = Intake(
+            self.chain,
+            self.mempool,
+            self.submissions,
+            verify=self.verification.check_payloads,
+            open_now=self._can_commit,
+            submitted=self._submitted,
         )
         self.outbox = Outbox(self.store.sync, failed=self._fail)
         self.applier = Applier(self.chain, self.tables, self.store, deliver=self._applied, failed=self._fail)
@@ -172,6 +170,7 @@ class Validator:
                 timer.cancel()
         for task in list(self._drains):
             task.cancel()
+        await asyncio.gather(*self._drains, return_exceptions=True)
         self.events.close()
         if hasattr(self, "network"):
             await self.network.close()
@@ -197,63 +196,13 @@ class Validator:
         What is above this node's capacity is `busy` and was not looked at. What has no outcome within `timeout_s` stays
         `accepted`. `client` names who submits, for turns among clients.
         """
-        identifiers = [transaction_id(payload) for payload in payloads]
-        results = [SubmissionResult(identifier, ACCEPTED) for identifier in identifiers]
-        admitted = self.submissions.admit(len(payloads)) if self._can_commit() else 0
-        for position in range(admitted, len(payloads)):
-            results[position] = self.submissions.busy_result(identifiers[position])
-        if not admitted:
-            return results
-        waiter = Waiter(results, self._loop.create_future())
-        try:
-            verdicts = await self.verification.check_payloads(payloads[:admitted], client)
-        finally:
-            self.submissions.release(admitted)
-        now_s = self._loop.time()
-        for position, verdict in enumerate(verdicts):
-            self._take(payloads[position], identifiers[position], verdict, waiter, position, now_s)
+        return await self.intake.submit(payloads, wait=wait, timeout_s=timeout_s, client=client)
+
+    def _submitted(self) -> None:
+        """The mempool got something."""
         with self._halting():
             self.core.submitted(_now_ms())
             self._pump_soon()
-        if wait and waiter.left:
-            self.submissions.waiting += 1
-            try:
-                await asyncio.wait((waiter.done,), timeout=timeout_s)
-            finally:
-                self.submissions.waiting -= 1
-        return results
-
-    def _take(
-        self, payload: bytes, identifier: bytes, verdict: Verdict, waiter: Waiter, position: int, now_s: float
-    ) -> None:
-        """Put one verified transaction into the mempool, or say why not."""
-        submissions, results = self.submissions, waiter.results
-        if isinstance(verdict, int):
-            if not submissions.is_outstanding(identifier):
-                if not self.mempool.add(payload, verdict) and payload not in self.mempool:
-                    results[position] = submissions.busy_result(identifier)
-                    return
-                submissions.add(identifier, now_s)
-            submissions.wait_for(identifier, waiter, position)
-            return
-        receipt = self.chain.receipt(identifier) if isinstance(verdict, StaleSequence) else None
-        if receipt is not None:
-            results[position] = outcome(identifier, receipt.code, codec.encode(receipt))
-        else:
-            submissions.rejected += 1
-            results[position] = refusal(identifier, verdict)
-
-    def _check_submitted(self, payload: bytes) -> int:
-        """In a worker thread: `check`, and early refusal of what can never be executed."""
-        operations = self.chain.check(payload)
-        body, height = body_of(payload), self.chain.applied_height
-        if body.valid_until <= height:
-            raise TransactionExpired(valid_until=body.valid_until, height=height)
-        if body.lane == 0:
-            account = self.chain.account(body.sender)
-            if account is not None and body.sequence < account.sequence:
-                raise StaleSequence(sequence=body.sequence, next=account.sequence)
-        return operations
 
     def proven(self, key: bytes, height: int | None = None) -> ProvenValue:
         """The value of a state key with its proof under a certified checkpoint: the newest, or that of `height`.
@@ -560,8 +509,9 @@ class Validator:
         log.critical("validator_halted", error=error, height=self.chain.applied_height)
         self._failure.set_exception(error if isinstance(error, Exception) else RuntimeError(repr(error)))
         self.core.proposing = False
-        for peer in self.network.connected():
-            self.network.drop(peer)
+        task = self._loop.create_task(self.network.close())
+        self._drains.add(task)
+        task.add_done_callback(self._drains.discard)
 
 
 class _Halting:

@@ -27,7 +27,7 @@ from typing import Final
 from blockcloud.primitives.errors import PeerFault, Rejected
 from blockcloud.transaction_chain.block import Block
 
-SWITCH_INTERVAL_S: Final = 0.005
+SWITCH_INTERVAL_S: Final = 0.000_5
 CHUNK_CHECKS: Final = 128  # signature checks that one turn of a source may take: about 8 ms
 # A message as small as that of an empty block is checked in the loop: waking a thread and being woken by it costs more
 # than its one or two signatures. Not more often than so many times a second for one source.

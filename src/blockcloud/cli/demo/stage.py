@@ -1,4 +1,4 @@
-"""The processes on the demo's stage: their logs go to files, what they say is waited for, they are ended by their id."""
+"""The processes on the demo's stage: their logs go to files, what they say is waited for, they end by their id."""
 
 from __future__ import annotations
 

@@ -1,0 +1,107 @@
+"""How submitted transactions get into the mempool: admission, verification, then waiting for the outcome if asked to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from blockcloud.node.applying import SharedChain
+from blockcloud.node.submissions import (
+    ACCEPTED,
+    SubmissionResult,
+    Submissions,
+    Waiter,
+    body_of,
+    outcome,
+    refusal,
+    transaction_id,
+)
+from blockcloud.node.verification import Verdict
+from blockcloud.primitives import codec
+from blockcloud.service_chain.rejections import StaleSequence, TransactionExpired
+from blockcloud.transaction_chain.mempool import Mempool
+
+Verify = Callable[[Sequence[bytes], str], Awaitable[list[Verdict]]]
+
+
+def check_submitted(chain: SharedChain, payload: bytes) -> int:
+    """`chain.check`, and early refusal of what can never be executed. For worker threads.
+
+    Only what stays true is refused here: a node that lags a little must not refuse what the others would execute.
+    Raises a PeerFault, TransactionExpired or StaleSequence.
+    """
+    operations = chain.check(payload)
+    body, height = body_of(payload), chain.applied_height
+    if body.valid_until <= height:
+        raise TransactionExpired(valid_until=body.valid_until, height=height)
+    if body.lane == 0:
+        account = chain.account(body.sender)
+        if account is not None and body.sequence < account.sequence:
+            raise StaleSequence(sequence=body.sequence, next=account.sequence)
+    return operations
+
+
+class Intake:
+    """Takes submissions. `open_now` says whether the node can get anything committed; `submitted` is told of news."""
+
+    def __init__(
+        self,
+        chain: SharedChain,
+        mempool: Mempool,
+        submissions: Submissions,
+        *,
+        verify: Verify,
+        open_now: Callable[[], bool],
+        submitted: Callable[[], None],
+    ) -> None:
+        self._chain, self._mempool, self._submissions = chain, mempool, submissions
+        self._verify, self._open_now, self._submitted = verify, open_now, submitted
+        self._loop = asyncio.get_running_loop()
+
+    async def submit(
+        self, payloads: Sequence[bytes], *, wait: bool, timeout_s: float, client: str
+    ) -> list[SubmissionResult]:
+        """One result for each payload, in order; see `Validator.submit`."""
+        submissions = self._submissions
+        identifiers = [transaction_id(payload) for payload in payloads]
+        results = [SubmissionResult(identifier, ACCEPTED) for identifier in identifiers]
+        admitted = submissions.admit(len(payloads)) if self._open_now() else 0
+        for position in range(admitted, len(payloads)):
+            results[position] = submissions.busy_result(identifiers[position])
+        if not admitted:
+            return results
+        waiter = Waiter(results, self._loop.create_future())
+        try:
+            verdicts = await self._verify(payloads[:admitted], client)
+        finally:
+            submissions.release(admitted)
+        now_s = self._loop.time()
+        for position, verdict in enumerate(verdicts):
+            self._take(payloads[position], verdict, waiter, position, now_s)
+        self._submitted()
+        if wait and waiter.left:
+            submissions.waiting += 1
+            try:
+                await asyncio.wait((waiter.done,), timeout=timeout_s)
+            finally:
+                submissions.waiting -= 1
+        return results
+
+    def _take(self, payload: bytes, verdict: Verdict, waiter: Waiter, position: int, now_s: float) -> None:
+        """Put one verified transaction into the mempool, or say why not."""
+        submissions, results = self._submissions, waiter.results
+        identifier = results[position].id
+        if isinstance(verdict, int):
+            if not submissions.is_outstanding(identifier):
+                if not self._mempool.add(payload, verdict) and payload not in self._mempool:
+                    results[position] = submissions.busy_result(identifier)
+                    return
+                submissions.add(identifier, now_s)
+            submissions.wait_for(identifier, waiter, position)
+            return
+        receipt = self._chain.receipt(identifier) if isinstance(verdict, StaleSequence) else None
+        if receipt is not None:
+            results[position] = outcome(identifier, receipt.code, codec.encode(receipt))
+        else:
+            submissions.rejected += 1
+            results[position] = refusal(identifier, verdict)

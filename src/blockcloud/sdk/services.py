@@ -1,0 +1,133 @@
+"""`blockcloud.listen(name)` and `blockcloud.connect(name)`: services by name, with everything behind them set up.
+
+    async with blockcloud.listen("thermo", home="net", key="net/accounts/provider.pem") as listener:
+        async for session in listener:
+            await session.write(b"21.5")
+            await session.close()
+
+    async with await blockcloud.connect("thermo", home="net") as session:
+        print(await session.read())
+
+`service_access.listener` has the same two without ledger and home folder: they take an announcer and a resolver. Here
+the home says which chain it is and whom to ask (`home`), the ledger is told once that this home's instance may serve
+the name (`publishing`), and the consumer believes only what is proven to it (`resolver`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from blockcloud.primitives.keys import SigningKey
+from blockcloud.primitives.names import parse_name
+from blockcloud.sdk.client import AsyncClient
+from blockcloud.sdk.home import Home
+from blockcloud.sdk.publishing import authorise_instance
+from blockcloud.sdk.resolver import ChainResolver, HttpAnnouncer
+from blockcloud.service_access.announce import DEFAULT_LEASE_S
+from blockcloud.service_access.connector import CONNECT_TIMEOUT_MS, Connector
+from blockcloud.service_access.endpoint import ServiceEndpoint
+from blockcloud.service_access.frames import Address
+from blockcloud.service_access.listener import DEFAULT_ADDRESS, Listener
+from blockcloud.service_access.listener import listen as listen_at
+from blockcloud.service_access.session import SessionParameters
+from blockcloud.service_access.stream import Session
+
+Place = str | Path | Home | None
+OwnerKey = str | Path | SigningKey | None
+
+
+def open_client(home: Place = None, *, api: str | None = None) -> AsyncClient:
+    """A client of the chain in `home` (default: see `Home.find`), at the node `api` or all that the genesis lists.
+
+    Close it, or use it as an async context manager. Raises BadConfiguration.
+    """
+    folder = home if isinstance(home, Home) else Home.find(home)
+    genesis = folder.genesis()
+    return AsyncClient(genesis, folder.endpoints(genesis, api))
+
+
+@asynccontextmanager
+async def listen(
+    name: str,
+    *,
+    home: Place = None,
+    key: OwnerKey = None,
+    api: str | None = None,
+    address: Address = DEFAULT_ADDRESS,
+    endpoint: ServiceEndpoint | None = None,
+    title: str = "",
+    lease_s: int = DEFAULT_LEASE_S,
+    parameters: SessionParameters | None = None,
+) -> AsyncIterator[Listener]:
+    """Serve `name` from the instance of `home` at `address`; leaving the block withdraws it.
+
+    The first time, the name's owner must say so to the ledger: `key` (a file or a key, default: see `Home.key_path`)
+    signs, and `title` goes into the service file if the name has none yet. Later, no owner's key is needed. `endpoint`
+    is one that listens already, for those who have a use for it beside this. Raises BadConfiguration, UnknownName,
+    what the ledger rejects with, Unreachable, TimedOut.
+    """
+    folder = home if isinstance(home, Home) else Home.find(home)
+    name, instance = parse_name(name), folder.instance_key()
+
+    def load_owner() -> SigningKey:
+        return key if isinstance(key, SigningKey) else folder.load_key(key)
+
+    async with open_client(folder, api=api) as client:
+        file_hash = await authorise_instance(client, name, instance.public, load_owner, title=title or name)
+        async with listen_at(
+            name,
+            instance,
+            announcer=HttpAnnouncer(client),
+            address=address,
+            endpoint=endpoint,
+            parameters=parameters,
+            lease_s=lease_s,
+            service_file_hash=file_hash,
+        ) as listener:
+            yield listener
+
+
+async def connect(
+    name: str,
+    *,
+    home: Place = None,
+    api: str | None = None,
+    identity: SigningKey | None = None,
+    address: Address | None = None,
+    timeout_ms: float = CONNECT_TIMEOUT_MS,
+    parameters: SessionParameters | None = None,
+) -> Session:
+    """A session with the best instance of `name` that proves to be one, within `timeout_ms`.
+
+    `identity` is the key that this side shows (default: a new one). With `address` this side listens there, so that a
+    provider that moves can dial it, which is quicker than being told; without, it is told over the session. What the
+    session needs goes when the session ends. Raises as `Connector.connect`, and BadConfiguration.
+    """
+    name = parse_name(name)
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(open_client(home, api=api))
+        endpoint = _OwnEndpoint(identity or SigningKey.generate(), parameters=parameters)
+        stack.push_async_callback(endpoint.close)
+        if address is not None:
+            await endpoint.start(*address)
+        session = await Connector(endpoint, ChainResolver(client)).connect(name, timeout_ms=timeout_ms)
+        endpoint.follow(session, stack.pop_all())
+        return session
+
+
+class _OwnEndpoint(ServiceEndpoint):
+    """The endpoint of one session, which goes with it."""
+
+    _following: asyncio.Task[None] | None = None
+
+    def follow(self, session: Session, resources: AsyncExitStack) -> None:
+        """Close `resources` when `session` has ended, or when the program's loop does."""
+        self._following = asyncio.get_running_loop().create_task(_close_after(session, resources))
+
+
+async def _close_after(session: Session, resources: AsyncExitStack) -> None:
+    async with resources:
+        await session.ended()

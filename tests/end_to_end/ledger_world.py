@@ -165,15 +165,18 @@ class World:
         await until(there, f"validator {number} at height {height}")
 
     async def wait_equal_roots(self) -> tuple[int, str]:
-        """Until all that run have shown the state root of one height; it, after comparing all roots seen on the way."""
+        """Until all that run have shown the state root of one height, at or above what any of them has now; it, after
+        comparing all roots seen on the way."""
         seen: defaultdict[int, dict[int, str]] = defaultdict(dict)
+        now = max(status["height"] for status in await until(self.statuses, "all validators to answer"))
 
         async def compared() -> int | None:
             for number in self.processes:
                 status = await self.status(number)
                 if status is not None and status["state_root_height"]:
                     seen[status["state_root_height"]][number] = status["state_root"]
-            return next((height for height, roots in seen.items() if len(roots) == len(self.processes)), None)
+            complete = (height for height, roots in seen.items() if len(roots) == len(self.processes))
+            return next((height for height in complete if height >= now), None)
 
         height = await until(compared, "a checkpoint of all validators at one height")
         for at, roots in seen.items():

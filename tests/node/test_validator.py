@@ -4,130 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from blockcloud.node.config import NodeConfig
-from blockcloud.node.storage import RocksStore
-from blockcloud.node.validator import Validator, initialise_data
+from blockcloud.node.validator import Validator
 from blockcloud.primitives.amounts import GENESIS_SUPPLY_MICRO_BLOC
 from blockcloud.primitives.errors import BadConfiguration, Diverged, StorageFault
-from blockcloud.primitives.keys import SigningKey
-from blockcloud.service_chain.genesis import Genesis, GenesisValidator, NamingParameters
-from blockcloud.service_chain.operations import Transfer
+from blockcloud.service_chain.genesis import Genesis
 from blockcloud.service_chain.state_keys import account_key
-from blockcloud.service_chain.transaction import TransactionBody, sign_transaction
-from blockcloud.transaction_chain.parameters import Parameters
-
-BOND = 1_000_000_000
-GC_DEPTH = 16
-KEYS = sorted((SigningKey(bytes([number + 1]) * 32) for number in range(4)), key=lambda key: key.public)
-USERS = [SigningKey(bytes([100 + number]) * 32) for number in range(8)]
-
-
-def make_genesis(count: int) -> Genesis:
-    # A loopback address of their own for each test: no port of it is in use, nor taken by an outgoing connection.
-    host = "127." + ".".join(str(1 + byte % 254) for byte in os.urandom(3))
-    left = GENESIS_SUPPLY_MICRO_BLOC - BOND * count
-    share = left // len(USERS)
-    return Genesis(
-        name="test",
-        time_ms=1_700_000_000_000,
-        parameters=Parameters(
-            leader_slots=min(2, count),
-            pacing_busy_ms=10,
-            pacing_idle_ms=50,
-            leader_timeout_ms=150,
-            gc_depth_levels=GC_DEPTH,
-        ),
-        naming=NamingParameters(),
-        validators=tuple(
-            GenesisValidator(key.public, BOND, "http://127.0.0.1:1", f"{host}:{9_000 + index}")
-            for index, key in enumerate(KEYS[:count])
-        ),
-        accounts=tuple(
-            (user.public, share + (left - share * len(USERS) if number == 0 else 0))
-            for number, user in enumerate(USERS)
-        ),
-    )
-
-
-async def until(condition: Callable[[], object], timeout_s: float = 30) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
-@dataclass
-class Cluster:
-    folder: Path
-    genesis: Genesis
-    running: dict[int, Validator] = field(default_factory=dict)
-    sequences: dict[int, int] = field(default_factory=dict)
-
-    def config(self, index: int) -> NodeConfig:
-        host, _, port = self.genesis.validators[index].link_address.rpartition(":")
-        return NodeConfig(home=self.folder / f"node{index}", link_host=host, link_port=int(port))
-
-    def initialise(self, index: int) -> None:
-        store = RocksStore(self.config(index).data_path)
-        initialise_data(store, self.genesis)
-        store.close()
-
-    async def start(self, index: int, key: SigningKey | None = None) -> Validator:
-        validator = Validator(self.config(index), self.genesis, key or KEYS[index])
-        self.running[index] = validator
-        await validator.start()
-        return validator
-
-    async def stop(self, index: int) -> None:
-        await self.running.pop(index).stop()
-
-    def transfers(self, user: int, count: int, amount: int = 1) -> list[bytes]:
-        first = self.sequences.get(user, 0)
-        self.sequences[user] = first + count
-        target = USERS[(user + 1) % len(USERS)].public
-        return [self.transfer(user, sequence, target, amount) for sequence in range(first, first + count)]
-
-    def transfer(self, user: int, sequence: int, target: bytes, amount: int, *, valid_until: int = 1_000_000) -> bytes:
-        body = TransactionBody(
-            chain_id=self.genesis.chain_id(),
-            sender=USERS[user].public,
-            lane=0,
-            sequence=sequence,
-            valid_until=valid_until,
-            fee_limit=1_000_000,
-            operations=(Transfer(target, amount),),
-        )
-        return sign_transaction(body, USERS[user])
-
-    async def same_certified_roots(self, at_least: int) -> None:
-        """Every running validator holds a certificate of the same height at or above `at_least`, with one root."""
-
-        def agree() -> bool:
-            certificates = [validator.certificate for validator in self.running.values()]
-            statements = {one.statement.digest() for one in certificates if one and one.statement.height >= at_least}
-            return len(statements) == 1 and all(certificates)
-
-        await until(agree)
-
-
-@asynccontextmanager
-async def cluster(folder: Path, count: int = 4) -> AsyncIterator[Cluster]:
-    made = Cluster(folder, make_genesis(count))
-    try:
-        for index in range(count):
-            made.initialise(index)
-            await made.start(index)
-        await until(lambda: all(one.chain.applied_height > 0 for one in made.running.values()))
-        yield made
-    finally:
-        for index in list(made.running):
-            await made.stop(index)
+from tests.node.cluster import GC_DEPTH, KEYS, USERS, Cluster, cluster, make_genesis, until
 
 
 async def test_transfers_commit_and_all_have_the_same_root(tmp_path: Path) -> None:

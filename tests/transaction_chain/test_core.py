@@ -265,9 +265,45 @@ def test_a_restarted_node_listens_before_it_speaks() -> None:
     level = node.core.level
     assert node.mempool.add(b"payload", 1)
     node.core.submitted(loop.now_ms)
+    others = [other for other in range(4) if other != index]
+    node.core.receive_blocks([], others[0], loop.now_ms)
+    assert node.core.next_timer() != loop.now_ms + PARAMETERS.pacing_idle_ms, "half of them are no quorum"
+    node.core.receive_blocks([], others[1], loop.now_ms)
     assert node.core.next_timer() == loop.now_ms + PARAMETERS.pacing_idle_ms
     loop.run(PARAMETERS.pacing_idle_ms)
     assert node.core.level == level + 1
+
+
+@pytest.mark.parametrize("forgotten", [1, 3, 40])
+def test_a_member_whose_disk_forgot_its_blocks_learns_of_them_before_it_signs(forgotten: int) -> None:
+    """The disk lost what it said was written. The first links come up long after the quiet time."""
+    slow_ms = 3 * PARAMETERS.pacing_idle_ms
+    loop = Loop()
+    loop.run(60 * PARAMETERS.pacing_idle_ms)
+    level = loop.nodes[3].core.level
+    assert level > forgotten
+    loop.crash(3)
+    kept = {ref: raw for ref, raw in loop.nodes[3].disk.items() if ref.level <= level - forgotten}
+    loop.nodes[3].disk = kept
+    loop.nodes[3].records = [record for record in loop.nodes[3].records if record.level <= level - forgotten]
+    loop.run(1_000)
+    loop.delay_ms = lambda sender, receiver, count: slow_ms
+    loop.restart(3)
+    loop.run(20 * slow_ms)
+    assert not loop.nodes[3].core.proposing, "it found a block of its own that it did not know"
+    assert loop.nodes[3].core.last_commit.height > 0
+
+
+def test_a_member_that_meets_a_second_block_of_its_own_stops_signing() -> None:
+    loop = Loop()
+    loop.run(2_000)
+    node = loop.nodes[3]
+    level = node.core.level
+    twin = make_block(3, level, list(node.core.dag.slot(level, 3)[0].parents), loop.now_ms, (b"another",))
+    loop.inject(3, 0, twin)
+    loop.run(2_000)
+    assert node.core.level == level
+    assert not node.core.proposing
 
 
 def test_one_who_lags_does_not_speak_until_it_can_or_nobody_can_help() -> None:

@@ -86,12 +86,14 @@ def _add_operations(app: FastAPI, validator: Validator) -> None:
 class ApiServer:
     """uvicorn in the running loop, without its signal handlers: the node decides when to stop."""
 
-    def __init__(self, app: ASGIApp, host: str, port: int) -> None:
+    def __init__(
+        self, app: ASGIApp, host: str, port: int, *, connection: type[LimitedConnection] = LimitedConnection
+    ) -> None:
         self._host, self._port = host, port
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
-                http=LimitedConnection,
+                http=connection,
                 ws="none",
                 lifespan="off",
                 log_config=None,

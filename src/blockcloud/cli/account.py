@@ -1,27 +1,27 @@
-"""`blockcloud account new|show|transfer`."""
+"""`blockcloud account new|show|address|transfer`."""
 
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from blockcloud.cli.context import ACCOUNT_KEY, api_urls, home_folder, key_path, load_genesis, load_key, options
+from blockcloud.cli.context import command_group, home, load_key, open_client, options
 from blockcloud.cli.output import say, show
 from blockcloud.primitives.addresses import format_address, parse_address
 from blockcloud.primitives.amounts import format_amount, parse_amount
-from blockcloud.primitives.keys import SigningKey
 
-app = typer.Typer(no_args_is_help=True, help="Keys and what they hold.")
+app = command_group("Keys and what they hold.")
 
 
 @app.command()
 def new() -> None:
     """Make a key: at --key, or as this home's own."""
-    from pathlib import Path
+    from blockcloud.primitives.keys import SigningKey
 
-    path = Path(options.key) if options.key else home_folder() / ACCOUNT_KEY
+    path = Path(options.key) if options.key else home().account_key_path
     key = SigningKey.generate()
     key.save(path)
     show({"address": format_address(key.public), "key_file": str(path)}, as_json=options.as_json)
@@ -32,19 +32,17 @@ def new() -> None:
 def show_account(
     address: Annotated[str, typer.Argument(help="Address; default: the account of the signing key.")] = "",
 ) -> None:
-    """Balance and sequence of an account, proven at the newest checkpoint, and as a node has it now."""
+    """Balance and sequence of an account as a node has it now, and its balance proven at the newest checkpoint."""
     owner = parse_address(address) if address else load_key().public
     show(asyncio.run(_show(owner)), as_json=options.as_json)
 
 
 async def _show(owner: bytes) -> dict[str, Any]:
     from blockcloud.primitives import codec
-    from blockcloud.sdk import AsyncClient
     from blockcloud.service_chain.records import Account
     from blockcloud.service_chain.state_keys import account_key
 
-    genesis = load_genesis()
-    async with AsyncClient(genesis, api_urls(genesis)) as client:
+    async with open_client() as client:
         view = await client.account_view(owner)
         proven = await client.proven(account_key(owner))
     certified = codec.decode(proven.value, Account, limit=len(proven.value)).balance if proven.value else 0
@@ -69,19 +67,22 @@ def transfer(
 
 async def _transfer(to: bytes, micro_bloc: int, wait: bool) -> dict[str, Any]:
     from blockcloud.api.views import receipt_view
-    from blockcloud.sdk import AsyncClient
+    from blockcloud.sdk.errors import rejection
     from blockcloud.service_chain.operations import Transfer
 
-    genesis, key = load_genesis(), load_key()
-    async with AsyncClient(genesis, api_urls(genesis)) as client:
+    key = load_key()
+    async with open_client() as client:
         if wait:
             return {"status": "committed", **receipt_view(await client.transfer(key, to, micro_bloc))}
         raw = await client.signed(key, Transfer(to, micro_bloc))
         (outcome,) = await client.submit([raw], wait="none")
-    return {"status": outcome.status, "id": outcome.id.hex(), "code": outcome.code or None}
+    if outcome.status == "rejected":
+        raise rejection(outcome.code)
+    return {"status": outcome.status, "id": outcome.id.hex()}
 
 
 @app.command("address")
 def address_of() -> None:
     """Address of the signing key."""
-    show({"address": format_address(load_key().public), "key_file": str(key_path())}, as_json=options.as_json)
+    path = home().key_path(options.key)
+    show({"address": format_address(load_key().public), "key_file": str(path)}, as_json=options.as_json)

@@ -1,31 +1,33 @@
-"""The command tree and the rules that hold for all commands: global options anywhere, typed errors to exit codes."""
+"""The command tree and the rules that hold for all commands: global options anywhere, errors to exit codes."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+import sys
+from typing import Annotated, Final
 
 import typer
 
 from blockcloud import __version__
-from blockcloud.cli import account, chain, devnet, labs, name, node, service
+from blockcloud.cli import account, chain, devnet, doctor, labs, name, node, service
 from blockcloud.cli.context import GLOBAL_FLAGS, GLOBAL_OPTIONS, options
-from blockcloud.cli.output import exit_code, say, show_error
+from blockcloud.cli.output import EXIT_FAILURE, exit_code, say, show_bug, show_error, show_system_error
 from blockcloud.primitives.errors import BlockCloudError
 
-INTERRUPTED = 130
+INTERRUPTED: Final = 130
 
 app = typer.Typer(
     no_args_is_help=True,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Reach a service by its name, pay a fair price, and prove afterwards what was served.",
     epilog="Start here: blockcloud demo",
 )
-app.add_typer(devnet.app, name="devnet")
-app.add_typer(node.app, name="node")
-app.add_typer(account.app, name="account")
-app.add_typer(name.app, name="name")
+for group, group_name in ((devnet, "devnet"), (node, "node"), (account, "account"), (name, "name")):
+    app.add_typer(group.app, name=group_name)
 chain.register(app)
 service.register(app)
+doctor.register(app)
 labs.register(app)
 
 
@@ -70,7 +72,7 @@ def hoist(arguments: list[str]) -> list[str]:
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command line; returns the process's exit code."""
+    """Run one command line; returns the process's exit code. Whatever happens, nobody sees a trace unasked."""
     try:
         app(args=hoist(arguments), prog_name="blockcloud")
     except BlockCloudError as error:
@@ -80,5 +82,19 @@ def run(arguments: list[str]) -> int:
         say("interrupted")
         return INTERRUPTED
     except SystemExit as done:
-        return done.code if isinstance(done.code, int) else 0 if done.code is None else 1
+        return done.code if isinstance(done.code, int) else EXIT_FAILURE if done.code else 0
+    except BrokenPipeError:
+        return _reader_has_gone()
+    except OSError as error:
+        show_system_error(error)
+        return EXIT_FAILURE
+    except Exception as error:  # noqa: BLE001  a person gets a line, not a trace
+        show_bug(error)
+        return EXIT_FAILURE
     return 0
+
+
+def _reader_has_gone() -> int:
+    """Whoever read our output wants no more; what is still buffered must not raise again at the exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EXIT_FAILURE

@@ -1,17 +1,17 @@
-"""`blockcloud status|tx|doctor`: what the ledger and this machine are doing."""
+"""`blockcloud status` and `blockcloud tx`: what the ledger is doing, and what became of a transaction."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
 import typer
 
-from blockcloud.cli.context import api_urls, load_genesis, options
+from blockcloud.cli.context import command_group, open_transport, options
 from blockcloud.cli.output import show
-from blockcloud.primitives.errors import Malformed
 
-tx = typer.Typer(no_args_is_help=True, help="Transactions.")
+TRANSACTION_ID_CHARACTERS: Final = 64
+tx = command_group("Transactions.")
 
 
 @tx.callback()
@@ -33,16 +33,20 @@ def status() -> None:
 @tx.command("show")
 def show_transaction(transaction_id: str) -> None:
     """The receipt of a committed transaction."""
-    if len(transaction_id) != 64 or not transaction_id.isalnum():
-        raise Malformed("a transaction id has 64 hexadecimal characters", id=transaction_id[:80])
+    if len(transaction_id) != TRANSACTION_ID_CHARACTERS or not _is_hex(transaction_id):
+        raise typer.BadParameter(f"a transaction id has {TRANSACTION_ID_CHARACTERS} hexadecimal characters")
     show(asyncio.run(_ask(f"/v1/transactions/{transaction_id}")), as_json=options.as_json)
 
 
-async def _ask(path: str) -> dict[str, Any]:
-    from blockcloud.sdk.transport import Transport
+def _is_hex(text: str) -> bool:
+    try:
+        return bytes.fromhex(text).hex() == text.lower()
+    except ValueError:
+        return False
 
-    urls = [options.api] if options.api else api_urls(load_genesis())
-    transport = Transport(urls)
+
+async def _ask(path: str) -> dict[str, Any]:
+    transport = open_transport()
     try:
         return await transport.json(path)
     finally:

@@ -1,25 +1,26 @@
-"""Where a command finds its node, genesis and key: from the global options, or inferred when only one fits.
+"""What every command has: the global options, and by them its home folder, node, genesis and key.
 
-A home folder is a devnet's (it has `devnet.json`), a node's (it has `blockcloud.toml`) or a client's (it has
-`genesis.json` and perhaps `keys/account.pem`).
+The rules are the SDK's (`sdk/home.py`); what is imported here is imported late, so that `--help` and completion are
+quick.
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from blockcloud.primitives.errors import BadConfiguration
-from blockcloud.primitives.keys import SigningKey
+import typer
 
 if TYPE_CHECKING:
+    from blockcloud.primitives.keys import SigningKey
+    from blockcloud.sdk import AsyncClient
+    from blockcloud.sdk.home import Home
+    from blockcloud.sdk.transport import Transport
     from blockcloud.service_chain.genesis import Genesis
 
 GLOBAL_FLAGS: Final = ("--json",)
 GLOBAL_OPTIONS: Final = ("--api", "--key", "--home")
-ACCOUNT_KEY: Final = "keys/account.pem"
 
 
 @dataclass
@@ -35,47 +36,53 @@ class Options:
 options = Options()
 
 
+def command_group(text: str) -> typer.Typer:
+    """An empty group of commands. Help is plain text: it starts fast, and screen readers and pipes get the same."""
+    return typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=text)
+
+
+def home() -> Home:
+    """The home folder of this run."""
+    from blockcloud.sdk.home import Home
+
+    return Home.find(options.home)
+
+
 def home_folder() -> Path:
-    """`--home`, or the XDG data directory of BlockCloud."""
-    if options.home:
-        return Path(options.home)
-    data = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
-    return Path(data) / "blockcloud"
+    """Its path."""
+    return home().path
 
 
 def load_genesis() -> Genesis:
     """The genesis of the home folder. Raises BadConfiguration with what to do."""
-    from blockcloud.service_chain.genesis import Genesis
-
-    path = home_folder() / "genesis.json"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError:
-        raise BadConfiguration(
-            "no genesis file; name a devnet's folder with --home, or start one with `blockcloud devnet up`",
-            path=str(path),
-        ) from None
-    return Genesis.from_json(text)
-
-
-def api_urls(genesis: Genesis) -> list[str]:
-    """The nodes to ask: the one of `--api`, else every validator of the genesis."""
-    return [options.api] if options.api else [validator.api_url for validator in genesis.validators]
-
-
-def key_path() -> Path:
-    """The file of the signing key: `--key`, the home's own, or a devnet's first account."""
-    if options.key:
-        return Path(options.key)
-    own = home_folder() / ACCOUNT_KEY
-    if own.exists():
-        return own
-    devnet_key = home_folder() / "accounts" / "alice.pem"
-    if devnet_key.exists():
-        return devnet_key
-    raise BadConfiguration("no key; name its file with --key, or make one with `blockcloud account new`", path=str(own))
+    return home().genesis()
 
 
 def load_key() -> SigningKey:
     """The key that signs. Raises BadConfiguration."""
-    return SigningKey.load(key_path())
+    return home().load_key(options.key)
+
+
+def open_client() -> AsyncClient:
+    """A client of the home's chain at the nodes that this run is to ask."""
+    from blockcloud.sdk.services import open_client as open_at
+
+    return open_at(home(), api=options.api)
+
+
+def open_transport() -> Transport:
+    """HTTP to the nodes that this run is to ask; with --api it works without a genesis."""
+    from blockcloud.sdk.transport import Transport
+
+    return Transport([options.api] if options.api else home().endpoints(load_genesis()))
+
+
+def address_argument(text: str) -> tuple[str, int]:
+    """(host, port) of a HOST:PORT that a person typed; a wrong one is a matter of usage."""
+    from blockcloud.primitives.errors import Malformed
+    from blockcloud.service_access.control import parse_endpoint
+
+    try:
+        return parse_endpoint(text)
+    except Malformed as error:
+        raise typer.BadParameter(str(error)) from None

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from blockcloud.cli.context import options
+from blockcloud.cli.context import command_group, options
 from blockcloud.cli.output import EXIT_FAILURE, say, show
 
 
@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(bench, name="bench")
 
 
-bench = typer.Typer(no_args_is_help=True, help="Measure this machine, each figure beside a yardstick of the same run.")
+bench = command_group("Measure this machine, each figure beside a yardstick of the same run.")
 
 
 def demo(
@@ -38,7 +38,7 @@ def demo(
 def sim(
     seed: Annotated[int, typer.Option(help="Everything that happens follows from it.")],
     validators: Annotated[int, typer.Option(help="Committee size.")] = 4,
-    seconds: Annotated[float, typer.Option(help="Simulated seconds.")] = 10,
+    seconds: Annotated[int, typer.Option(help="Simulated seconds.")] = 10,
 ) -> None:
     """Run the production consensus core under a simulated clock, network and disk with faults."""
     from blockcloud.simulation.network import run
@@ -46,7 +46,7 @@ def sim(
     result = run(seed, validators=validators, seconds=seconds)
     show(result, as_json=options.as_json)
     if result["verdict"] != "Pass":
-        say(f"repeat it: blockcloud sim --seed {seed} --validators {validators} --seconds {seconds:g}")
+        say(f"repeat it: blockcloud sim --seed {seed} --validators {validators} --seconds {seconds}")
         raise typer.Exit(EXIT_FAILURE)
 
 

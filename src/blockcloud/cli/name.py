@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from blockcloud.cli.context import api_urls, load_genesis, load_key, options
+from blockcloud.cli.context import command_group, load_key, open_client, options
 from blockcloud.cli.output import show
 from blockcloud.primitives.addresses import parse_address
 from blockcloud.primitives.errors import BadConfiguration
+from blockcloud.primitives.limits import SERVICE_FILE_BYTES
 from blockcloud.primitives.names import parse_name
 
 if TYPE_CHECKING:
     from blockcloud.sdk import AsyncClient
     from blockcloud.service_chain.receipts import Receipt
 
-app = typer.Typer(no_args_is_help=True, help="Names of services: register, change, look up.")
+app = command_group("Names of services: register, change, look up.")
+SETTLE_SECONDS: Final = 10.0
+POLL_SECONDS: Final = 0.05
 
 Height = Annotated[int | None, typer.Option("--height", help="As it was at this height.")]
 
@@ -40,9 +44,10 @@ def update(
     key = load_key()
 
     async def bind(client: AsyncClient) -> Receipt:
-        from blockcloud.routing.service_file import service_file_hash
+        from blockcloud.routing.service_file import parse_service_file, service_file_hash
 
         data = _read(service_file)
+        parse_service_file(data)  # before the ledger binds what no routing node would keep
         receipt = await client.update_name(key, name, service_file_hash(data))
         await client.put_service_file(data)
         return receipt
@@ -89,31 +94,41 @@ def _change(name: str, change: Callable[[AsyncClient], Awaitable[Receipt]]) -> N
     async def run() -> dict[str, Any]:
         from blockcloud.api.views import receipt_view
 
-        client = _client()
-        async with client:
+        async with open_client() as client:
             receipt = await change(client)
-            return {**await client.name_view(parse_name(name)), "receipt": receipt_view(receipt)}
+            return {**await _view_from(client, name, receipt.height), "receipt": receipt_view(receipt)}
 
     show(asyncio.run(run()), as_json=options.as_json)
 
 
+async def _view_from(client: AsyncClient, name: str, height: int) -> dict[str, Any]:
+    """The name as a node has it that has reached `height`; the first one asked may be a little behind."""
+    from blockcloud.primitives.errors import TimedOut
+    from blockcloud.sdk.errors import NotFound
+
+    try:
+        async with asyncio.timeout(SETTLE_SECONDS):
+            while True:
+                with suppress(NotFound):
+                    view = await client.name_view(name)
+                    if view["changed_height"] >= height:
+                        return view
+                await asyncio.sleep(POLL_SECONDS)
+    except TimeoutError:
+        raise TimedOut("the change is committed, but the node that was asked does not show it yet", name=name) from None
+
+
 def _show(ask: Callable[[AsyncClient], Awaitable[Any]]) -> None:
     async def run() -> Any:
-        async with _client() as client:
+        async with open_client() as client:
             return await ask(client)
 
     show(asyncio.run(run()), as_json=options.as_json)
 
 
-def _client() -> AsyncClient:
-    from blockcloud.sdk import AsyncClient
-
-    genesis = load_genesis()
-    return AsyncClient(genesis, api_urls(genesis))
-
-
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return file.read(SERVICE_FILE_BYTES + 1)  # one more than allowed is refused by whoever checks it
     except OSError as error:
         raise BadConfiguration(f"cannot read the service file: {error.strerror}", path=str(path)) from None

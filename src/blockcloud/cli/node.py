@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import typer
+from blockcloud.cli.context import command_group, home_folder
 
-from blockcloud.cli.context import home_folder
-
-app = typer.Typer(no_args_is_help=True, help="One node of the network.")
+app = command_group("One node of the network.")
 
 
 @app.callback()

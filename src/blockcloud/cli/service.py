@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
@@ -10,18 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from blockcloud.cli.context import api_urls, home_folder, load_genesis, load_key, options
+from blockcloud.cli.context import address_argument, home, home_folder, open_client, options
 from blockcloud.cli.output import say, show
-from blockcloud.primitives.errors import Rejected, Unreachable
-from blockcloud.primitives.keys import SigningKey
+from blockcloud.primitives.errors import BadConfiguration, Unreachable
 from blockcloud.primitives.names import parse_name
 
 if TYPE_CHECKING:
     from blockcloud.service_access.endpoint import ServiceEndpoint
 
-INSTANCE_KEY: Final = "keys/instance.pem"
-RUN_FOLDER: Final = "run"
 DEFAULT_ADDRESS: Final = "127.0.0.1:0"
+FORWARD: Final = "forward"
 
 
 def register(app: typer.Typer) -> None:
@@ -40,10 +39,9 @@ def resolve(
 
 async def _resolve(name: str, service_file: bool) -> dict[str, Any]:
     from blockcloud.primitives.addresses import format_address
-    from blockcloud.sdk import AsyncClient, ChainResolver
+    from blockcloud.sdk import ChainResolver
 
-    genesis = load_genesis()
-    async with AsyncClient(genesis, api_urls(genesis)) as client:
+    async with open_client() as client:
         resolver = ChainResolver(client)
         found = await resolver.resolve(name)
         document = await resolver.service_file(found) if service_file else None
@@ -75,36 +73,27 @@ def publish(
     ),
     title: Annotated[str, typer.Option(help="Title for the service file.")] = "",
 ) -> None:
-    """Serve a TCP server under a name until stopped. The key of --key must own the name."""
-    _serve_until_stopped(_publish(parse_name(name), to, listen, title))
+    """Serve a TCP server under a name until stopped. The key of --key must own the name, the first time."""
+    server, place = address_argument(to), address_argument(listen)
+    _serve_until_stopped(_publish(parse_name(name), server, place, title))
 
 
-async def _publish(name: str, to: str, listen: str, title: str) -> None:
-    from blockcloud.sdk import AsyncClient, HttpAnnouncer
-    from blockcloud.sdk.publishing import authorise_instance
-    from blockcloud.service_access.control import parse_endpoint
+async def _publish(name: str, server: tuple[str, int], place: tuple[str, int], title: str) -> None:
+    from blockcloud.sdk.services import listen
     from blockcloud.service_access.endpoint import ServiceEndpoint
-    from blockcloud.service_access.listener import listen as listen_for
     from blockcloud.service_access.publish import publish as pass_on
 
-    server = parse_endpoint(to)
-    genesis, instance = load_genesis(), _instance_key()
-    async with AsyncClient(genesis, api_urls(genesis)) as client:
-        file_hash = await authorise_instance(client, name, instance.public, load_key, title=title or name)
-        async with ServiceEndpoint(instance) as endpoint:
-            await endpoint.start(*parse_endpoint(listen))
-            async with (
-                listen_for(
-                    name,
-                    instance,
-                    announcer=HttpAnnouncer(client),
-                    endpoint=endpoint,
-                    service_file_hash=file_hash,
-                ) as listener,
-                _Control(endpoint, f"publish-{name}", lambda: {"name": name, "to": to}) as control,
-            ):
-                _ready(name, endpoint, control.path, instance=instance.public.hex(), to=to)
-                await pass_on(listener, server)
+    here, to = home(), f"{server[0]}:{server[1]}"
+    instance = here.instance_key()
+    async with ServiceEndpoint(instance) as endpoint:
+        await _listening(endpoint.start(*place))
+        # The control socket first: a second publish of the name from this home is refused before it announces.
+        async with (
+            _Control(endpoint, f"publish-{name}", lambda: {"name": name, "to": to}) as control,
+            listen(name, home=here, key=options.key, api=options.api, endpoint=endpoint, title=title) as listener,
+        ):
+            _ready(name, endpoint, control.path, name, instance=instance.public.hex(), to=to)
+            await pass_on(listener, server)
 
 
 def forward(
@@ -115,29 +104,29 @@ def forward(
     ),
 ) -> None:
     """Give unmodified TCP clients a local port that leads to a service, until stopped."""
-    _serve_until_stopped(_forward(parse_name(name), listen, source))
+    place, own = address_argument(listen), address_argument(source)
+    _serve_until_stopped(_forward(parse_name(name), place, own))
 
 
-async def _forward(name: str, listen: str, source: str) -> None:
-    from blockcloud.sdk import AsyncClient, ChainResolver
+async def _forward(name: str, place: tuple[str, int], own: tuple[str, int]) -> None:
+    from blockcloud.primitives.keys import SigningKey
+    from blockcloud.sdk import ChainResolver
     from blockcloud.service_access.connector import Connector
-    from blockcloud.service_access.control import parse_endpoint
     from blockcloud.service_access.endpoint import ServiceEndpoint
     from blockcloud.service_access.forward import Forwarder
 
-    genesis = load_genesis()
-    async with AsyncClient(genesis, api_urls(genesis)) as client, ServiceEndpoint(SigningKey.generate()) as endpoint:
-        await endpoint.start(*parse_endpoint(source))
+    async with open_client() as client, ServiceEndpoint(SigningKey.generate()) as endpoint:
+        await _listening(endpoint.start(*own))
         forwarder = Forwarder(name, Connector(endpoint, ChainResolver(client)))
-        host, port = await forwarder.start(*parse_endpoint(listen))
+        host, port = await _listening(forwarder.start(*place))
 
         def status() -> dict[str, Any]:
             error = forwarder.last_error
             return {"name": name, "errors": dict(forwarder.errors), "last_error": str(error) if error else None}
 
         try:
-            async with _Control(endpoint, "forward", status) as control:
-                _ready(name, endpoint, control.path, listening=f"{host}:{port}")
+            async with _Control(endpoint, FORWARD, status) as control:
+                _ready(name, endpoint, control.path, FORWARD, listening=f"{host}:{port}")
                 await asyncio.get_running_loop().create_future()
         finally:
             await forwarder.close()
@@ -151,12 +140,15 @@ def move(
     """Tell a running publish or forward to move its service-access endpoint, live."""
     if bool(to) == status:
         raise typer.BadParameter("say where: --to HOST:PORT (or ask with --status)")
-    path = _control_path("forward" if what == "forward" else f"publish-{parse_name(what)}")
+    if to:
+        address_argument(to)
+    path = home().control_path(FORWARD if what == FORWARD else f"publish-{parse_name(what)}")
     answer = asyncio.run(_ask(path, {"op": "status"} if status else {"op": "move", "to": to}))
     show(answer, as_json=options.as_json)
 
 
 async def _ask(path: Path, operation: dict[str, str]) -> dict[str, Any]:
+    from blockcloud.sdk.errors import refusal
     from blockcloud.service_access.control import request
 
     if not path.exists():
@@ -164,7 +156,7 @@ async def _ask(path: Path, operation: dict[str, str]) -> dict[str, Any]:
     before = (await request(path, {"op": "status"}))["addresses"]
     answer = await request(path, operation)
     if not answer.pop("ok"):
-        raise Rejected(str(answer.get("error")), code=answer.get("code"))
+        raise refusal({"code": answer.get("code"), "detail": answer.get("error"), "hint": answer.get("hint")}, 0)
     if operation["op"] == "move":
         return {"from": before[0] if before else None, "to": answer["address"]}
     return answer
@@ -176,8 +168,7 @@ class _Control:
     def __init__(self, endpoint: ServiceEndpoint, name: str, status: Callable[[], dict[str, Any]]) -> None:
         from blockcloud.service_access.control import ControlServer, endpoint_operations
 
-        self.path = _control_path(name)
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path = home().control_path(name)
         self._server = ControlServer(self.path, endpoint_operations(endpoint, status))
 
     async def __aenter__(self) -> _Control:
@@ -188,24 +179,20 @@ class _Control:
         await self._server.close()
 
 
-def _control_path(name: str) -> Path:
-    return home_folder().absolute() / RUN_FOLDER / f"{name}.sock"
+async def _listening(start: Awaitable[tuple[str, int]]) -> tuple[str, int]:
+    """The address. One that cannot be had is a mistake here, not somebody who does not answer."""
+    try:
+        return await start
+    except Unreachable as error:
+        raise BadConfiguration(error.message, **error.values) from None
 
 
-def _instance_key() -> SigningKey:
-    """This home's instance key, made at the first use."""
-    path = home_folder() / INSTANCE_KEY
-    if not path.exists():
-        SigningKey.generate().save(path)
-    return SigningKey.load(path)
-
-
-def _ready(name: str, endpoint: ServiceEndpoint, control: Path, **more: str) -> None:
+def _ready(name: str, endpoint: ServiceEndpoint, control: Path, target: str, **more: str) -> None:
     """The ready line, and what a person may type next."""
     host, port = endpoint.addresses[0]
     show({"name": name, "listening": f"{host}:{port}", "control": str(control), **more}, as_json=options.as_json)
-    target = name if "instance" in more else "forward"
-    say(f"ready; Ctrl-C stops it. move it with: blockcloud --home {home_folder()} move {target} --to HOST:PORT")
+    folder = shlex.quote(str(home_folder()))
+    say(f"ready; Ctrl-C stops it. move it with: blockcloud --home {folder} move {target} --to HOST:PORT")
 
 
 def _serve_until_stopped(serving: Coroutine[Any, Any, None]) -> None:
@@ -214,7 +201,11 @@ def _serve_until_stopped(serving: Coroutine[Any, Any, None]) -> None:
 
     from blockcloud.node.logging import set_up_logging
 
-    set_up_logging("warning")
+    try:
+        set_up_logging("warning")
+    except BadConfiguration:
+        serving.close()
+        raise
     uvloop.run(_cancelled_by_signals(serving))
 
 

@@ -1,4 +1,4 @@
-"""How submitted transactions get into the mempool: admission, verification, then waiting for the outcome if asked to."""
+"""How submitted transactions get into the mempool: admission, verification, then waiting for the outcome if asked."""
 
 from __future__ import annotations
 

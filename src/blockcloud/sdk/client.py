@@ -167,9 +167,9 @@ class AsyncClient:
         params = None if height is None else {"height": str(height)}
         return await self.transport.json(f"/v1/names/{parse_name(name)}", params)
 
-    async def name_history(self, name: str) -> list[Any]:
-        """Every state that a name had, oldest first, as a node has it."""
-        return await self.transport.json_list(f"/v1/names/{parse_name(name)}/history")
+    async def name_history(self, name: str) -> dict[str, Any]:
+        """`history`: every state that a name had, oldest first, as a node has it. Raises NotFound."""
+        return await self.transport.json(f"/v1/names/{parse_name(name)}/history")
 
     async def receipt(self, transaction_id: bytes) -> Receipt | None:
         """The receipt of a committed transaction."""

@@ -94,7 +94,7 @@ class Client:
         """As `AsyncClient.name_view`."""
         return self._run(self._client.name_view(name, height))
 
-    def name_history(self, name: str) -> list[Any]:
+    def name_history(self, name: str) -> dict[str, Any]:
         """As `AsyncClient.name_history`."""
         return self._run(self._client.name_history(name))
 

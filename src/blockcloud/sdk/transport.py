@@ -135,14 +135,6 @@ class Transport:
 
         return await self.first(attempt)
 
-    async def json_list(self, path: str) -> list[Any]:
-        """As `json`, for a list."""
-
-        async def attempt(url: str) -> list[Any]:
-            return _decode(await self.once(url, "GET", path), list)
-
-        return await self.first(attempt)
-
     async def everywhere(self, method: str, path: str, content: bytes) -> int:
         """Send to all nodes at once; how many took it. Raises the first refusal if none did."""
         calls = (self.once(url, method, path, content=content) for url in self.urls)

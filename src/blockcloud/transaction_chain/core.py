@@ -152,6 +152,8 @@ class Core:
         self._decided_level = 0
         self._dag_grew = False
         self._quiet_until_ms = now_ms
+        # After a restart: who has sent us something since. None once that is a quorum (`_hear`).
+        self._heard: dict[int, None] | None = None
         self._repeat_due_ms = now_ms + REPEAT_MS
         self._ready = Ready()
         self._last_digest = self.last_commit.digest()
@@ -164,6 +166,7 @@ class Core:
     def receive_block(self, block: Block, source: int, now_ms: int) -> None:
         """A new block from the peer `source`; the caller parsed it and checked signature and payload."""
         self._take(block, source, now_ms)
+        self._hear(source)
         self._advance(now_ms)
 
     def receive_blocks(self, blocks: Sequence[Block], source: int, now_ms: int) -> None:
@@ -171,6 +174,7 @@ class Core:
         for block in blocks:
             self._take(block, source, now_ms, fetched=True)
         self._catch_up.answered(source, blocks)
+        self._hear(source)
         self._advance(now_ms)
 
     def add_statement(self, statement: SignedStatement) -> None:
@@ -182,8 +186,11 @@ class Core:
         self._advance(now_ms)
 
     def peer_connected(self, peer: int, now_ms: int) -> None:
-        """A link is up: the peer gets our newest blocks, and sees from them whether it lags."""
+        """A link is up: the peer gets the newest block that we know of it, in case its disk lost it, and then our own
+        newest ones, from which it sees whether it lags."""
         self._peers = dict.fromkeys(sorted([*self._peers, peer]))
+        if (theirs := self._newest.get(peer)) is not None:
+            self._ready.send.append((peer, BlockMessage(theirs.raw)))
         undecided = [block for block in self._own_recent if block.level > self.committed_level]
         for block in undecided or list(self._own_recent)[-1:]:
             self._ready.send.append((peer, BlockMessage(block.raw)))
@@ -323,6 +330,8 @@ class Core:
                 self._mempool.seen_in_block(block.payload)
 
     def _note_equivocation(self, first: Block, second: Block) -> None:
+        if second.author == self.own:
+            self.proposing = False
         if sum(pair[0].author == first.author for pair in self.evidence) < EVIDENCE_PER_MEMBER:
             self.evidence.append((first.reference, second.reference))
         self._complain(second.author, Equivocation(author=second.author, level=second.level))
@@ -397,7 +406,7 @@ class Core:
     def _proposal_due_ms(self) -> int | None:
         """When our next block is due; None if none is possible now."""
         level = self._clock.level
-        if not self.proposing or level <= self.level or self.is_lagging:
+        if not self.proposing or self._heard is not None or level <= self.level or self.is_lagging:
             return None
         leads = self.own in self._schedule.leaders(level)
         due_ms = self._pacing.due_ms(level, self._clock.since_ms, busy=self.is_busy, leads=leads)
@@ -504,4 +513,15 @@ class Core:
         self.level = max([recovered.own_level or 0, *own_levels])
         # Hear first where the others are: a block for a level that they left long ago helps nobody.
         self._quiet_until_ms = now_ms + self.parameters.pacing_idle_ms
+        if self.level or recovered.blocks:
+            self._heard = {}
+            self._hear(self.own)
         self._ready.complaints.clear()
+
+    def _hear(self, source: int | None) -> None:
+        """`source` has sent something. A restarted member signs nothing before a quorum has, itself included: what a
+        peer sends first is our newest block that it knows, and a disk may have forgotten what it said was written."""
+        if self._heard is not None and source is not None:
+            self._heard[source] = None
+            if self.committee.weight_of(self._heard) >= self.committee.quorum:
+                self._heard = None

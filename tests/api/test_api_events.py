@@ -13,6 +13,7 @@ import pytest
 
 from blockcloud.primitives.limits import EVENT_SUBSCRIBERS
 from tests.api.api_world import Api, check_problem, running_api
+from tests.node.cluster import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -70,8 +71,9 @@ async def test_a_last_id_that_makes_no_sense_means_from_now_on(api: Api, after: 
 
 
 async def test_subscribers_are_limited_and_places_come_back(api: Api) -> None:
-    async with AsyncExitStack() as held:
-        while api.validator.events.subscribers < EVENT_SUBSCRIBERS:
+    await until(lambda: api.validator.events.subscribers == 0)  # those of the tests before have left
+    async with AsyncExitStack() as held, asyncio.timeout(30):
+        for _ in range(EVENT_SUBSCRIBERS):
             await held.enter_async_context(api.validator.subscribe())
         answer = await api.http.get("/v1/events")
         assert check_problem(answer, 503, "busy")["retry_after_ms"] > 0

@@ -23,6 +23,7 @@ from blockcloud.node.submissions import (
 from blockcloud.primitives import codec
 from blockcloud.primitives.limits import MEMPOOL_TRANSACTIONS, WAITING_SUBMISSIONS
 from blockcloud.service_chain.receipts import Receipt
+from blockcloud.transaction_chain.block import Block, BlockReference, Header
 from blockcloud.transaction_chain.commit import Commit, genesis_record
 from blockcloud.transaction_chain.machine import Result
 
@@ -31,8 +32,15 @@ def identifier(number: int) -> bytes:
     return number.to_bytes(32, "big")
 
 
-def applied(outcomes: list[tuple[bytes, str]], receipts: list[Receipt]) -> Applied:
-    commit = Commit(genesis_record(0, bytes(32), 0), bytes(32), ())
+def payload_of(transaction_id: bytes) -> bytes:
+    return b"signed " + transaction_id
+
+
+def applied(outcomes: list[tuple[bytes, str]], receipts: list[Receipt], payloads: list[bytes] | None = None) -> Applied:
+    payload = tuple(payload_of(each) for each, _ in outcomes) if payloads is None else tuple(payloads)
+    header = Header(bytes(32), 0, 0, 1, (), 0, bytes(32))
+    block = Block(header, payload, BlockReference(1, 0, bytes(32)), bytes(64), b"")
+    commit = Commit(genesis_record(0, bytes(32), 0), bytes(32), (block,))
     return Applied(
         commit,
         Result(1, bytes(32), None, tuple(outcomes)),
@@ -42,7 +50,7 @@ def applied(outcomes: list[tuple[bytes, str]], receipts: list[Receipt]) -> Appli
 
 def fill(submissions: Submissions, count: int, start: int = 0, now_s: float = 0.0) -> None:
     for number in range(start, start + count):
-        submissions.add(identifier(number), now_s)
+        submissions.add(identifier(number), payload_of(identifier(number)), now_s)
 
 
 @given(st.lists(st.integers(1, 1_000), min_size=1, max_size=60))
@@ -140,3 +148,15 @@ async def test_what_never_gets_an_outcome_is_forgotten_in_the_end() -> None:
     assert waiter.done.done()
     assert waiter.results[0].status == ACCEPTED
     assert [submissions.is_outstanding(identifier(number)) for number in (0, 1)] == [False, True]
+
+
+async def test_a_void_copy_under_another_signature_says_nothing_about_the_transaction() -> None:
+    submissions = Submissions()
+    fill(submissions, 1, start=1)
+    waiter = Waiter([SubmissionResult(identifier(1), ACCEPTED)], asyncio.get_running_loop().create_future())
+    submissions.wait_for(identifier(1), waiter, 0)
+    submissions.applied(applied([(identifier(1), "wrong_signer")], [], [b"signed by somebody else"]), 1.0)
+    assert not waiter.done.done()
+    receipt = Receipt(identifier(1), 1, 1, "ok", 13)
+    submissions.applied(applied([(identifier(1), "ok")], [receipt]), 2.0)
+    assert waiter.results[0].receipt == receipt

@@ -27,17 +27,22 @@ Verify = Callable[[Sequence[bytes], str], Awaitable[list[Verdict]]]
 def check_submitted(chain: SharedChain, payload: bytes) -> int:
     """`chain.check`, and early refusal of what can never be executed. For worker threads.
 
-    Only what stays true is refused here: a node that lags a little must not refuse what the others would execute.
-    Raises a PeerFault, TransactionExpired or StaleSequence.
+    Only what stays true is refused here: a node that lags a little must not refuse what the others would execute. And
+    only what costs next to nothing to find out: execution refuses the rest. Raises a PeerFault, TransactionExpired or
+    StaleSequence.
     """
     operations = chain.check(payload)
     body, height = body_of(payload), chain.applied_height
     if body.valid_until <= height:
         raise TransactionExpired(valid_until=body.valid_until, height=height)
     if body.lane == 0:
-        account = chain.account(body.sender)
-        if account is not None and body.sequence < account.sequence:
-            raise StaleSequence(sequence=body.sequence, next=account.sequence)
+        # Memory may be ahead of what is stored, receipts included. A client that is told that its sequence is used up
+        # signs anew, so this is said only once the receipt of whatever used it can be found.
+        reached = chain.sequence_in_memory(body.sender)
+        if reached is not None and body.sequence < reached:
+            account = chain.account(body.sender)
+            if account is not None and body.sequence < account.sequence:
+                raise StaleSequence(sequence=body.sequence, next=account.sequence)
     return operations
 
 
@@ -96,7 +101,7 @@ class Intake:
                 if not self._mempool.add(payload, verdict) and payload not in self._mempool:
                     results[position] = submissions.busy_result(identifier)
                     return
-                submissions.add(identifier, now_s)
+                submissions.add(identifier, payload, now_s)
             submissions.wait_for(identifier, waiter, position)
             return
         receipt = self._chain.receipt(identifier) if isinstance(verdict, StaleSequence) else None

@@ -106,6 +106,7 @@ class Waiter:
 
 @dataclass(slots=True, eq=False)
 class _Outstanding:
+    payload: bytes
     since_s: float
     waiters: list[tuple[Waiter, int]] = field(default_factory=list)
 
@@ -153,9 +154,9 @@ class Submissions:
         """Whether this node has taken it on and knows no outcome yet."""
         return identifier in self._outstanding
 
-    def add(self, identifier: bytes, now_s: float) -> None:
+    def add(self, identifier: bytes, payload: bytes, now_s: float) -> None:
         """A transaction is in the mempool."""
-        self._outstanding.setdefault(identifier, _Outstanding(now_s))
+        self._outstanding.setdefault(identifier, _Outstanding(payload, now_s))
 
     def wait_for(self, identifier: bytes, waiter: Waiter, position: int) -> None:
         """Let `waiter` have the outcome of an outstanding transaction as its result at `position`."""
@@ -163,15 +164,23 @@ class Submissions:
         waiter.left += 1
 
     def applied(self, applied: Applied, now_s: float) -> None:
-        """A commit was applied: tell who waits for its transactions."""
+        """A commit was applied: tell who waits for its transactions.
+
+        A body that somebody else signed is void and has the same id: without a receipt, only the bytes that were
+        handed in here count.
+        """
         outstanding, own = self._outstanding, 0
-        for identifier, code in applied.result.outcomes:
-            entry = outstanding.pop(identifier, None)
+        payloads = [payload for block in applied.commit.blocks for payload in block.payload]
+        for payload, (identifier, code) in zip(payloads, applied.result.outcomes, strict=True):
+            entry = outstanding.get(identifier)
             if entry is None:
                 continue
+            data = applied.receipts.get(identifier)
+            if data is None and payload != entry.payload:
+                continue
+            del outstanding[identifier]
             own += 1
             self.latency_s += 0.01 * (now_s - entry.since_s - self.latency_s)
-            data = applied.receipts.get(identifier)
             if data is not None:
                 self.committed += 1
             else:

@@ -176,6 +176,11 @@ class ServiceChain:
         value = self.get(account_key(public_key), height)
         return None if value is None else codec.decode(value, Account, limit=STATE_VALUE_BYTES)
 
+    def sequence_in_memory(self, public_key: bytes) -> int | None:
+        """The sequence that an account's owner lane has reached, if the account is in memory; costs one lookup."""
+        account = self._working.peek(account_key(public_key))
+        return account.sequence if isinstance(account, Account) else None
+
     def name(self, name: str, height: int | None = None) -> NameRecord | None:
         """The record of a name, whether or not it is still active (`NameRecord.is_active`)."""
         value = self.get(name_key(name), height)

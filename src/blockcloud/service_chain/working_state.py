@@ -46,6 +46,11 @@ class WorkingState:
             self._records[key] = record
         return record
 
+    def peek(self, key: bytes) -> Record | None:
+        """The record of `key` if it is in memory, perhaps from a commit that is under way. For any thread."""
+        record: Record | None = self._records.get(key)
+        return record
+
     def put(self, key: bytes, record: Record) -> None:
         """Set the record of `key`, which was read before."""
         records = self._records

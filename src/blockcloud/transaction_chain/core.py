@@ -150,7 +150,7 @@ class Core:
         self._peers: dict[int, None] = {}
         self._with_payload = 0
         self._decided_level = 0
-        self._dag_grew = False
+        self._may_decide = False
         self._quiet_until_ms = now_ms
         # After a restart: who has sent us something since. None once that is a quorum (`_hear`).
         self._heard: dict[int, None] | None = None
@@ -319,11 +319,12 @@ class Core:
         if others:
             self._note_equivocation(others[0], block)
         self.dag.add(block)
-        self._dag_grew = True
         newest = self._newest.get(block.author)
         if newest is None or newest.level < block.level:
             self._newest[block.author] = block
         self._clock.add(block.author, block.level, now_ms)
+        # Votes and certificates of a level decide nothing before authors of quorum weight have blocks there.
+        self._may_decide |= block.level < self._clock.level
         if block.payload:
             self._with_payload += block.reference not in self._linearised
             if block.author != self.own:
@@ -358,8 +359,8 @@ class Core:
 
     def _commit(self, now_ms: int) -> None:
         """Output what is decided. Collecting may let suspended blocks go, which may decide more."""
-        while self._dag_grew:
-            self._dag_grew = False
+        while self._may_decide:
+            self._may_decide = False
             decisions = self._committer.decide(self.dag, self._decided_level)
             for level, slots in groupby(decisions, key=lambda decision: decision.level):
                 self._close_level(level, list(slots))

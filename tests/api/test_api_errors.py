@@ -30,6 +30,8 @@ BAD_PATHS = {
     f"/v1/names/nobody.test?height={'9' * 17}": (400, "malformed"),
     f"/v1/transactions/{ZERO_ID}": (404, "not_found"),
     "/v1/transactions/00": (400, "malformed"),
+    f"/v1/transactions/{ZERO_ID}/proof": (404, "not_found"),
+    "/v1/transactions/00/proof": (400, "malformed"),
     f"/v1/transactions/{'zz' * 32}": (400, "malformed"),
     "/v1/committee/1": (404, "not_found"),
     "/v1/committee/first": (400, "malformed"),

@@ -16,6 +16,7 @@ from blockcloud.primitives.keys import SigningKey
 from blockcloud.routing.service_file import build_service_file, service_file_hash
 from blockcloud.sdk.light_client import LightClient
 from blockcloud.service_access.announce import address_record
+from blockcloud.service_chain.inclusion import ProvenTransaction
 from blockcloud.service_chain.operations import Preorder, Register, name_commitment
 from blockcloud.service_chain.proven import ProvenValue
 from blockcloud.service_chain.state_keys import account_key, name_key
@@ -93,6 +94,23 @@ async def test_a_receipt(api: Api) -> None:
     assert (stored.height, stored.code, stored.fee) == (receipt["height"], "ok", receipt["fee_micro_bloc"])
 
 
+async def test_the_place_of_a_transaction_is_proven_to_whoever_has_only_the_genesis(api: Api) -> None:
+    receipts = await api.committed(*api.net.transfers(0, 7))
+    genesis = api.net.genesis
+    for receipt in receipts:
+        identifier = bytes.fromhex(receipt["id"])
+        path = f"/v1/transactions/{receipt['id']}/proof"
+        await until(lambda height=receipt["height"]: api.validator.certificate.statement.height >= height)
+        raw = (await api.http.get(path, headers=MSGPACK)).content
+        proven = codec.decode(raw, ProvenTransaction, limit=10**6)
+        weights = genesis.committee().weights_by_key
+        assert proven.verify(identifier, genesis.chain_id(), weights) == receipt["height"]
+        view = (await api.http.get(path)).json()
+        assert view["transaction"] == proven.transaction.hex()
+        assert view["commits"] == [commit.hex() for commit in proven.commits]
+        assert codec.encode(proven.certificate).hex() == view["certificate"]
+
+
 async def test_the_committee(api: Api) -> None:
     committee = await api.both("/v1/committee/0")
     (member,) = committee["members"]
@@ -160,6 +178,7 @@ async def test_every_route_is_described_and_promises_problems(api: Api) -> None:
     assert {
         ("/v1/transactions", "post"),
         ("/v1/transactions/{transaction_id}", "get"),
+        ("/v1/transactions/{transaction_id}/proof", "get"),
         ("/v1/status", "get"),
         ("/v1/accounts/{address}", "get"),
         ("/v1/names/{name}", "get"),

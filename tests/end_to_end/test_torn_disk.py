@@ -23,8 +23,9 @@ AWAY = 300  # payments meanwhile, so that the others dial it less and less often
 
 
 def torn_write(data: bytes) -> bytes:
-    """The machine stopped in the middle of a write that nobody was told about."""
-    return data + data[-600:-50]
+    """The machine stopped in the middle of a write that nobody was told about: a record's head, and half its body."""
+    checksum, length, whole_record = b"torn", (2_000).to_bytes(2, "little"), b"\x01"
+    return data + checksum + length + whole_record + data[1_000:2_000]
 
 
 def forgotten_tail(data: bytes) -> bytes:

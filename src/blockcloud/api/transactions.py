@@ -6,14 +6,16 @@ order. Nothing here verifies a signature: the validator does, off the event loop
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
-from blockcloud.api.answers import MSGPACK, answer, bounded_body, hex_bytes, optional_integer
+from blockcloud.api.answers import MSGPACK, answer, bounded_body, hex_bytes, optional_integer, wants_msgpack
 from blockcloud.api.description import ERRORS, described, query
+from blockcloud.api.inclusion import find_inclusion
 from blockcloud.api.problems import NotFound
-from blockcloud.api.views import receipt_view
+from blockcloud.api.views import inclusion_view, receipt_view
 from blockcloud.node.validator import SubmissionResult, Validator
 from blockcloud.primitives import codec
 from blockcloud.primitives.errors import Malformed, Oversized
@@ -52,6 +54,19 @@ def transaction_routes(validator: Validator) -> APIRouter:
         if found is None:
             raise NotFound("no receipt under this id: not committed, or rejected without a fee")
         return answer(request, receipt_view(found))
+
+    @router.get(
+        "/{transaction_id}/proof",
+        summary="A committed transaction with the proof of its place in the ledger",
+        openapi_extra=described(),
+    )
+    async def proof(request: Request, transaction_id: str) -> Response:
+        """As msgpack: the canonical bytes of the proven transaction, which a client checks."""
+        identifier = hex_bytes(transaction_id, 32)
+        proven = await asyncio.to_thread(find_inclusion, validator, identifier)
+        if wants_msgpack(request):
+            return Response(codec.encode(proven), media_type=MSGPACK)
+        return answer(request, inclusion_view(proven))
 
     return router
 

@@ -11,6 +11,7 @@ from blockcloud.primitives import codec
 from blockcloud.primitives.addresses import format_address
 from blockcloud.primitives.amounts import format_amount
 from blockcloud.primitives.certificates import Certificate
+from blockcloud.service_chain.inclusion import ProvenTransaction
 from blockcloud.service_chain.proven import ProvenValue
 from blockcloud.service_chain.receipts import Receipt
 from blockcloud.service_chain.records import Account, NameRecord
@@ -64,6 +65,19 @@ def proven_view(proven: ProvenValue) -> dict[str, Any]:
         "proof": proven.proof.hex(),
         "certificate": codec.encode(proven.certificate).hex(),
         "commit": proven.commit.hex(),
+    }
+
+
+def inclusion_view(proven: ProvenTransaction) -> dict[str, Any]:
+    """A transaction with everything that verifying its place in the ledger takes."""
+    return {
+        "transaction": proven.transaction.hex(),
+        "index": proven.index,
+        "size": proven.size,
+        "path": [sibling.hex() for sibling in proven.path],
+        "header": proven.header.hex(),
+        "commits": [commit.hex() for commit in proven.commits],
+        "certificate": codec.encode(proven.certificate).hex(),
     }
 
 

@@ -56,6 +56,7 @@ class Tally:
     latencies_s: list[float] = field(default_factory=list)
     seconds: float = 0.0
     cpu_s: float = 0.0  # of all validators together
+    levels: int = 0
 
     @property
     def rate(self) -> float:
@@ -71,6 +72,7 @@ class Tally:
             "p50_ms": round(cuts[9] * 1000),
             "p95_ms": round(cuts[18] * 1000),
             "seconds": round(self.seconds, 1),
+            "levels_per_s": round(self.levels / self.seconds, 1) if self.seconds else 0.0,
             "validators_cpu_us_per_transfer": round(self.cpu_s / max(self.committed, 1) * 1e6, 1),
         }
 
@@ -225,6 +227,11 @@ def idle_cost(devnet: Devnet, seconds: float) -> dict[str, float]:
     }
 
 
+def status(api: str) -> dict[str, Any]:
+    """What a validator says of itself."""
+    return dict(httpx2.get(api + "/v1/status", timeout=10).json())
+
+
 @dataclass
 class Phases:
     """What the load phases of one run gave: several windows at the peak, one at twice the peak."""
@@ -253,9 +260,10 @@ async def _load_phases(
         peaks = []
         for _ in range(WINDOWS):
             load.sign(int(warm_up.rate * 1.6 * seconds / WINDOWS) + 5_000)
-            before_s = cpu_seconds(pids)
+            before_s, level = cpu_seconds(pids), status(urls[0])["level"]
             peaks.append(await closed_loop(load, seconds / WINDOWS, in_flight))
             peaks[-1].cpu_s = cpu_seconds(pids) - before_s
+            peaks[-1].levels = status(urls[0])["level"] - level
         phases = Phases(warm_up, peaks, Tally())
         load.sign(int(phases.peak_rate * 2.1 * overload_seconds) + 5_000)
         phases.overload = await open_loop(load, overload_seconds, 2 * phases.peak_rate, at_most=OVERLOAD_BATCHES)
@@ -284,7 +292,7 @@ def run(
         try:
             idle = idle_cost(devnet, idle_seconds)
             phases = asyncio.run(_load_phases(devnet, keys, seconds, overload_seconds, in_flight))
-            statuses = [httpx2.get(v.api + "/v1/status", timeout=10).json() for v in devnet.validators]
+            statuses = [status(validator.api) for validator in devnet.validators]
         finally:
             stop_devnet(folder, devnet)
     return {
@@ -297,7 +305,7 @@ def run(
             "overload": phases.overload.report(),
             "first_commit_s": round(first_commit_s, 2),
             "idle": idle,
-            "checkpoints": [status["checkpoint"] for status in statuses],
+            "checkpoints": [each["checkpoint"] for each in statuses],
         },
         "peer": {
             "ed25519_verify_us": round(verify_s * 1e6, 1),

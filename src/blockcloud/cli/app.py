@@ -63,6 +63,8 @@ def hoist(arguments: list[str]) -> list[str]:
         if argument in GLOBAL_FLAGS or (argument.partition("=")[0] in GLOBAL_OPTIONS and "=" in argument):
             front.append(argument)
         elif argument in GLOBAL_OPTIONS:
+            if position + 1 == len(arguments):
+                return [*front, argument]  # its value is missing, and the parser says so
             front += arguments[position : position + 2]
             position += 1
         else:

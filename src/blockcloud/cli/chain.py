@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import typer
 
-from blockcloud.cli.context import command_group, open_transport, options
+from blockcloud.cli.context import command_group, open_client, open_transport, options
 from blockcloud.cli.output import show
 
 TRANSACTION_ID_CHARACTERS: Final = 64
@@ -27,15 +27,36 @@ def register(app: typer.Typer) -> None:
 
 def status() -> None:
     """Height, level, checkpoint, committee, peers and health of a node."""
-    show(asyncio.run(_ask("/v1/status")), as_json=options.as_json)
+    show(asyncio.run(_status()), as_json=options.as_json)
 
 
 @tx.command("show")
 def show_transaction(transaction_id: str) -> None:
-    """The receipt of a committed transaction."""
+    """The receipt of a committed transaction, and its place in the ledger, proven in this process."""
     if len(transaction_id) != TRANSACTION_ID_CHARACTERS or not _is_hex(transaction_id):
         raise typer.BadParameter(f"a transaction id has {TRANSACTION_ID_CHARACTERS} hexadecimal characters")
-    show(asyncio.run(_ask(f"/v1/transactions/{transaction_id}")), as_json=options.as_json)
+    show(asyncio.run(_transaction(bytes.fromhex(transaction_id))), as_json=options.as_json)
+
+
+async def _transaction(identifier: bytes) -> dict[str, Any]:
+    from blockcloud.api.views import receipt_view
+    from blockcloud.primitives.errors import BadProof
+    from blockcloud.sdk.errors import NotFound
+    from blockcloud.sdk.inclusion import prove_inclusion
+
+    async with open_client() as client:
+        receipt = await client.receipt(identifier)
+        if receipt is None:
+            raise NotFound("no receipt under this id: not committed, or rejected without a fee")
+        place = await prove_inclusion(client, identifier)
+    if place.height != receipt.height:
+        raise BadProof("the receipt names another height than the proof", receipt=receipt.height, proof=place.height)
+    proof = {
+        "verified": True,  # what could not be verified was raised
+        "certified_height": place.certified_height,
+        "commit_digest": place.commit_digest.hex(),
+    }
+    return {**receipt_view(receipt), "proof": proof}
 
 
 def _is_hex(text: str) -> bool:
@@ -45,9 +66,9 @@ def _is_hex(text: str) -> bool:
         return False
 
 
-async def _ask(path: str) -> dict[str, Any]:
+async def _status() -> dict[str, Any]:
     transport = open_transport()
     try:
-        return await transport.json(path)
+        return await transport.json("/v1/status")
     finally:
         await transport.close()

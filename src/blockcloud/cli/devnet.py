@@ -72,7 +72,11 @@ def down(folder: Folder) -> None:
     from blockcloud.node import devnet as network
 
     folder = folder.absolute()
-    stopped = network.stop_devnet(folder, network.read_devnet(folder))
+    devnet = network.read_devnet(folder)
+    for validator in devnet.validators:
+        if not network.is_running(validator):
+            validator.pid = 0  # it ended by itself; the number may be somebody else's by now
+    stopped = network.stop_devnet(folder, devnet)
     show({"stopped": stopped}, as_json=options.as_json)
 
 

@@ -25,6 +25,7 @@ from blockcloud.primitives.errors import BlockCloudError
 
 ANSWER_SECONDS: Final = 3.0
 CLOCK_TOLERANCE_MS: Final = 2_000
+STANDSTILL_MS: Final = 10_000
 FREE_BYTES_MIN: Final = 1024**3
 SYNC_MS_MAX: Final = 20.0
 SYNC_SAMPLES: Final = 5
@@ -124,7 +125,7 @@ def check_clock(statuses: dict[str, dict[str, Any] | None]) -> dict[str, Any]:
     ahead_ms = time.time_ns() // 1_000_000 - max(times)
     if ahead_ms < -CLOCK_TOLERANCE_MS:
         return _bad("clock", f"this clock is {-ahead_ms} ms behind the ledger's", "Run a time service (NTP).")
-    if ahead_ms > CLOCK_TOLERANCE_MS:
+    if ahead_ms > STANDSTILL_MS:
         return _bad(
             "clock",
             f"the newest commit is {ahead_ms} ms old by this clock: the ledger stands still, or the clock is ahead",

@@ -19,8 +19,11 @@ T = TypeVar("T")
 _encoder = msgspec.msgpack.Encoder()
 
 
-class Struct(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Base of everything that is hashed, signed, sent between nodes or kept in state. Fields in order, no names."""
+class Struct(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """Base of everything that is hashed, signed, sent between nodes or kept in state. Fields in order, no names.
+
+    Frozen trees of plain values have no cycles, so the garbage collector need not know of them.
+    """
 
 
 @lru_cache(maxsize=256)

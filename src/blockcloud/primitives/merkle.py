@@ -24,10 +24,12 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 def _levels(leaves: Sequence[bytes]) -> list[list[bytes]]:
     """All levels of the tree, leaves first; an odd node at the end of a level moves up unchanged."""
-    level = [leaf_hash(leaf) for leaf in leaves]
+    # The hashes of `leaf_hash` and `node_hash` written out: every payload of every block comes through here.
+    level = [sha256(b"\x00" + leaf).digest() for leaf in leaves]
     levels = [level]
     while len(level) > 1:
-        above = [node_hash(level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
+        pairs = zip(level[::2], level[1::2], strict=False)
+        above = [sha256(b"\x01" + left + right).digest() for left, right in pairs]
         if len(level) % 2:
             above.append(level[-1])
         levels.append(above)

@@ -23,7 +23,7 @@ from blockcloud.primitives.keys import SigningKey
 from blockcloud.primitives.limits import RESOLUTION_AGE_SECONDS, STATE_VALUE_BYTES
 from blockcloud.primitives.names import parse_name
 from blockcloud.routing.service_file import parse_service_file, service_file_hash
-from blockcloud.sdk.errors import BadAnswer, rejection
+from blockcloud.sdk.errors import BadAnswer, Refused, rejection
 from blockcloud.sdk.light_client import LightClient, Proven
 from blockcloud.sdk.submission import Outcome, Submission, Wait, find_receipt, validator_order
 from blockcloud.sdk.transport import ATTEMPT_SECONDS, MSGPACK, Transport
@@ -44,6 +44,7 @@ from blockcloud.service_chain.operations import (
 from blockcloud.service_chain.receipts import Receipt
 from blockcloud.service_chain.records import Account, Lane, NameRecord, PreorderRecord
 from blockcloud.service_chain.rejections import OK, PreorderExists, PreorderTooYoung, StaleSequence
+from blockcloud.service_chain.state import NotACheckpoint
 from blockcloud.service_chain.state_keys import account_key, lane_key, name_key, preorder_key
 from blockcloud.service_chain.transaction import TransactionBody, parse_transaction, sign_transaction
 
@@ -133,11 +134,17 @@ class AsyncClient:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         while True:
-            proven = await self.transport.first(attempt, timeout_s=max(0.001, deadline - loop.time()))
-            if proven.height >= at_least_height:
-                return proven
-            if loop.time() >= deadline:
-                raise TimedOut("no checkpoint is that high yet", height=proven.height, asked=at_least_height)
+            try:
+                proven = await self.transport.first(attempt, timeout_s=max(0.001, deadline - loop.time()))
+            except Refused as error:
+                # A ledger that has just begun has no certificate yet.
+                if error.code != NotACheckpoint.code or loop.time() >= deadline:
+                    raise
+            else:
+                if proven.height >= at_least_height:
+                    return proven
+                if loop.time() >= deadline:
+                    raise TimedOut("no checkpoint is that high yet", height=proven.height, asked=at_least_height)
             await asyncio.sleep(POLL_SECONDS)
 
     async def account(self, public_key: bytes, **how: Any) -> Account | None:

@@ -110,7 +110,9 @@ def execute_transaction(state: WorkingState, transaction: Transaction, base_fee:
     events: Sequence[Event] = NO_EVENTS
     try:
         for operation in body.operations:
-            events = (*events, *RULES[type(operation)](state, sender, operation, context))
+            told = RULES[type(operation)](state, sender, operation, context)
+            if told:
+                events = (*events, *told)
         if lane is not None:
             _spend(state, sender, body.lane, balance)
     except Failed as rejection:

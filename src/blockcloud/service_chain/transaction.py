@@ -70,7 +70,7 @@ def parse_transaction(raw: bytes) -> Transaction:
     wire = codec.decode(raw, WireTransaction, limit=TRANSACTION_BYTES)
     body = codec.decode(wire.body, TransactionBody, limit=TRANSACTION_BYTES)
     signers = tuple([key for key, _ in wire.signatures])
-    if any(first >= second for first, second in pairwise(signers)):
+    if len(signers) > 1 and any(first >= second for first, second in pairwise(signers)):
         raise Malformed("signatures are not in ascending order of their keys, each key once")
     for operation in body.operations:
         check_operation(operation)

@@ -115,4 +115,3 @@ async def test_without_a_quorum_the_ledger_stops_and_goes_on_when_it_is_back(tmp
         await world.wait_equal_roots()
         assert await world.stop_all() == [0, 0, 0, 0]
         world.read_disks(payments.acknowledged).check()
-

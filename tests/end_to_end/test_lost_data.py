@@ -36,7 +36,13 @@ async def publish_through(world: World, client: AsyncClient, instance: SigningKe
     await client.put_service_file(file)
     addresses = (("127.0.0.1", 4_000),)
     record = address_record(
-        NAME, instance, addresses, sequence=1, now_s=int(time.time()), lease_s=LEASE_SECONDS, service_file_hash=file_hash
+        NAME,
+        instance,
+        addresses,
+        sequence=1,
+        now_s=int(time.time()),
+        lease_s=LEASE_SECONDS,
+        service_file_hash=file_hash,
     )
     await HttpAnnouncer(client).announce(record)
     return file

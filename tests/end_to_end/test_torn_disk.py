@@ -19,7 +19,7 @@ pytestmark = pytest.mark.long
 
 VICTIM = 3  # the last one: it dials nobody and hears late from the others
 STOP_SECONDS = 5
-AWAY = 300  # payments meanwhile, so that the others dial it less and less often
+AWAY = 200  # payments meanwhile, so that the others dial it less and less often
 
 
 def torn_write(data: bytes) -> bytes:
@@ -31,12 +31,6 @@ def torn_write(data: bytes) -> bytes:
 def forgotten_tail(data: bytes) -> bytes:
     """The disk lost what it said was written, some levels' worth."""
     return data[: len(data) - min(30_000, len(data) // 2)]
-
-
-def flipped_byte(data: bytes) -> bytes:
-    """One byte in the middle has changed: everything from there on is gone."""
-    middle = len(data) // 2
-    return data[:middle] + bytes([data[middle] ^ 0xFF]) + data[middle + 1 :]
 
 
 def newest_log(world: World, number: int) -> Path:
@@ -58,20 +52,18 @@ async def settled(world: World) -> str:
     return str(await until(known, "the victim to come to something"))
 
 
-@pytest.mark.parametrize(
-    ("damage", "mode"), [(torn_write, "fast"), (forgotten_tail, "observing"), (flipped_byte, "observing")]
-)
+@pytest.mark.parametrize(("damage", "mode"), [(torn_write, "fast"), (forgotten_tail, "observing")])
 async def test_a_damaged_log_never_leads_to_a_second_block(
     tmp_path: Path, damage: Callable[[bytes], bytes], mode: str
 ) -> None:
     async with devnet_world(tmp_path / "net") as world:
         urls = [validator.api for validator in world.devnet.validators if validator.id != VICTIM]
         async with flowing(world.genesis, [(world.key("alice"), urls), (world.key("bob"), urls)]) as payments:
-            await until(lambda: payments.more(200), "payments")
+            await until(lambda: payments.more(150), "payments")
             world.kill(VICTIM)
             log = newest_log(world, VICTIM)
             log.write_bytes(damage(log.read_bytes()))
-            await until(lambda: payments.more(200 + AWAY), "payments while it is away")
+            await until(lambda: payments.more(150 + AWAY), "payments while it is away")
             world.start(VICTIM)
             assert await settled(world) == mode
             count = len(payments.acknowledged)
@@ -91,6 +83,7 @@ async def test_sigterm_ends_a_validator_in_order(tmp_path: Path) -> None:
                 assert await world.exit_code(VICTIM, STOP_SECONDS) == 0
                 world.start(VICTIM)
                 await world.wait_in_step()
+        await world.wait_equal_roots()
         assert "Traceback" not in world.log(VICTIM)
         assert await world.stop_all() == [0, 0, 0, 0]
         world.read_disks(payments.acknowledged).check()

@@ -26,6 +26,7 @@ from typing import Any, Final
 
 import httpx2
 import msgspec
+import uvloop
 
 from blockcloud.bench.machine import cpu_seconds, verify_seconds, written_bytes
 from blockcloud.node.devnet import Devnet, poll_until, read_devnet, stop_devnet
@@ -56,6 +57,7 @@ class Tally:
     latencies_s: list[float] = field(default_factory=list)
     seconds: float = 0.0
     cpu_s: float = 0.0  # of all validators together
+    client_cpu_s: float = 0.0
     levels: int = 0
 
     @property
@@ -73,6 +75,7 @@ class Tally:
             "p95_ms": round(cuts[18] * 1000),
             "seconds": round(self.seconds, 1),
             "levels_per_s": round(self.levels / self.seconds, 1) if self.seconds else 0.0,
+            "client_cpu_us_per_transfer": round(self.client_cpu_s / max(self.committed, 1) * 1e6, 1),
             "validators_cpu_us_per_transfer": round(self.cpu_s / max(self.committed, 1) * 1e6, 1),
         }
 
@@ -260,9 +263,10 @@ async def _load_phases(
         peaks = []
         for _ in range(WINDOWS):
             load.sign(int(warm_up.rate * 1.6 * seconds / WINDOWS) + 5_000)
-            before_s, level = cpu_seconds(pids), status(urls[0])["level"]
+            before_s, client_s, level = cpu_seconds(pids), time.process_time(), status(urls[0])["level"]
             peaks.append(await closed_loop(load, seconds / WINDOWS, in_flight))
             peaks[-1].cpu_s = cpu_seconds(pids) - before_s
+            peaks[-1].client_cpu_s = time.process_time() - client_s
             peaks[-1].levels = status(urls[0])["level"] - level
         phases = Phases(warm_up, peaks, Tally())
         load.sign(int(phases.peak_rate * 2.1 * overload_seconds) + 5_000)
@@ -291,7 +295,7 @@ def run(
         devnet = read_devnet(folder)
         try:
             idle = idle_cost(devnet, idle_seconds)
-            phases = asyncio.run(_load_phases(devnet, keys, seconds, overload_seconds, in_flight))
+            phases = uvloop.run(_load_phases(devnet, keys, seconds, overload_seconds, in_flight))
             statuses = [status(validator.api) for validator in devnet.validators]
         finally:
             stop_devnet(folder, devnet)

@@ -253,3 +253,21 @@ def test_a_home_is_one_replica(node: Node, tmp_path: Path) -> None:
     assert instance not in (USERS[0].public, SigningKey.load(node.home / "keys" / "account.pem").public)
     assert os.listdir(other / "run") == [], "the control socket goes with its process"
     json.loads((other / "genesis.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("first\nsecond"), "error: RuntimeError: first [internal_error]"),
+        (PermissionError(13, "Permission denied", "/a/file"), "error: Permission denied ('/a/file') [system_error]"),
+    ],
+)
+def test_what_nobody_foresaw_is_a_line_too(monkeypatch: pytest.MonkeyPatch, error: Exception, said: str) -> None:
+    def fail() -> object:
+        raise error
+
+    monkeypatch.setattr("blockcloud.cli.chain.open_transport", fail)
+    result = command("status")
+    assert (result.code, result.out) == (1, "")
+    assert result.err.splitlines()[0] == said
+    assert "Traceback" not in result.err

@@ -7,13 +7,15 @@ Every wait has a limit and a condition. `close` ends every process that the worl
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
 import socket
 import subprocess
+import tempfile
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ STEP_SECONDS = 60  # how long a ledger on a busy machine may take for what it do
 EXIT_SECONDS = 15
 POLL_SECONDS = 0.05
 CLOSE_HEIGHTS = 8  # commits by which running validators may differ
+LARGEST = 4  # validators in one test
 FIRST_PORT, LAST_PORT = 10_000, 32_000  # below the ports that outgoing connections get
 
 Condition = Callable[[], Awaitable[object]]
@@ -240,9 +243,11 @@ class Disks:
 @asynccontextmanager
 async def devnet_world(folder: Path, validators: int = 4, *, started: bool = True) -> AsyncIterator[World]:
     """A new devnet in `folder`, running and past its first commit unless `started` is False."""
-    devnet = network.create_devnet(folder, validators, base_port=free_base(validators))
-    genesis = Genesis.from_json(Path(devnet.genesis).read_text(encoding="utf-8"))
-    async with httpx2.AsyncClient(timeout=2, trust_env=False) as http:
+    async with AsyncExitStack() as stack:
+        base = stack.enter_context(free_base(validators))
+        devnet = network.create_devnet(folder, validators, base_port=base)
+        genesis = Genesis.from_json(Path(devnet.genesis).read_text(encoding="utf-8"))
+        http = await stack.enter_async_context(httpx2.AsyncClient(timeout=2, trust_env=False))
         world = World(folder, devnet, genesis, http)
         try:
             if started:
@@ -253,18 +258,28 @@ async def devnet_world(folder: Path, validators: int = 4, *, started: bool = Tru
             world.close()
 
 
-def free_base(validators: int) -> int:
-    """A range of free ports for a devnet; processes that look at the same time begin at different places."""
-    span = network.PORT_STEP * validators
+@contextmanager
+def free_base(validators: int) -> Iterator[int]:
+    """The base of a range of free ports, kept from other tests of this kind until the block is left: a validator that
+    is down for a while must get its ports back."""
+    span = network.PORT_STEP * LARGEST
+    assert validators <= LARGEST
     ranges = (LAST_PORT - FIRST_PORT) // span
     first = os.getpid() * 7 % ranges
     for number in range(ranges):
         base = FIRST_PORT + (first + number) % ranges * span
-        with suppress(OSError), ExitStack() as held:
-            for port in range(base, base + span, network.PORT_STEP):
-                held.enter_context(bound(port))
-                held.enter_context(bound(port + 1))
-            return base
+        with ExitStack() as claim:
+            try:
+                lock = claim.enter_context(Path(tempfile.gettempdir(), f"blockcloud-ports-{base}").open("wb"))
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                with ExitStack() as held:
+                    for port in range(base, base + span, network.PORT_STEP):
+                        held.enter_context(bound(port))
+                        held.enter_context(bound(port + 1))
+            except OSError:
+                continue
+            yield base
+            return
     raise AssertionError("no free range of ports")
 
 

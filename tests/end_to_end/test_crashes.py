@@ -20,7 +20,7 @@ from tests.end_to_end.payments import Payments, flowing
 pytestmark = pytest.mark.long
 
 PAYERS = ("alice", "bob", "provider", "consumer", "faucet")
-CHAOS_FAULTS = 12
+CHAOS_FAULTS = 10
 PROGRESS = (20, 120)  # payments that are acknowledged while one validator is away
 
 

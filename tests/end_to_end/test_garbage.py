@@ -6,8 +6,6 @@ The ledger and the sessions go on, memory stays bounded, and the nodes count wha
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import random
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable

@@ -67,6 +67,7 @@ async def test_a_wiped_validator_observes_and_serves_what_a_dead_one_held(tmp_pa
             file = await publish_through(world, client, instance)
         world.start(WIPED)
         await until(lambda: observing(world), "the wiped validator to follow")
+        assert "no proof of the last signed level" in world.log(WIPED), "it knew from the start"
 
         async with AsyncClient(world.genesis, [world.url(WIPED)]) as reader:
             path = f"{world.url(WIPED)}/v1/service-files/{service_file_hash(file).hex()}"

@@ -64,7 +64,7 @@ async def a_download_survives_moves_of_both_sides(service: ServiceWorld) -> None
     assert code == 0, messages
     assert [moved["from"]] == old
     assert moved["to"].startswith("127.0.0.7:")
-    with pytest.raises(OSError, match="refused|Connect"):
+    with pytest.raises(OSError, match=r"refused|Connect"):
         await asyncio.open_connection(*old[0].rsplit(":", 1))
     await progress_of(client, LARGE_BYTES // 2)
     code, moved, messages = await service.run(service.consumer, "move", "forward", "--to", "127.0.0.8:0")
@@ -91,17 +91,19 @@ async def mistakes_are_named(service: ServiceWorld) -> None:
         (service.consumer, ("move", "no.such.name", "--to", "127.0.0.1:0"), 3, "nothing of this name runs"),
         (service.consumer, ("move", "forward"), 2, "--to HOST:PORT"),
         (home, ("move", NAME, "--to", "127.0.0.1:notaport"), 2, "host:port"),
-        (home, ("move", NAME, "--to", "192.0.2.1:0"), 4, "cannot listen"),
+        (home, ("move", NAME, "--to", "192.0.2.1:0"), 1, "cannot listen"),
         (service.consumer, ("resolve", "no.such.name"), 1, "unknown_name"),
-        (service.consumer, ("resolve", "NOT A NAME"), 1, "invalid_name"),
+        (service.consumer, ("resolve", "NOT A NAME"), 2, "invalid_name"),
         (service.consumer, ("publish", "no.such.name", "--to", "127.0.0.1:1"), 1, "register the name first"),
         (service.consumer, ("resolve", NAME, "--api", "http://127.0.0.1:1"), 3, "unreachable"),
     )
     outcomes = await asyncio.gather(*(service.run(where, *arguments) for where, arguments, _, _ in mistakes))
-    for (_, arguments, expected, text), (code, report, messages) in zip(mistakes, outcomes, strict=True):
-        assert code == expected, (arguments, messages)
-        assert report is None, arguments
-        assert text in messages, (arguments, messages)
+    wrong = [
+        (arguments, code, messages)
+        for (_, arguments, expected, text), (code, report, messages) in zip(mistakes, outcomes, strict=True)
+        if code != expected or report is not None or text not in messages
+    ]
+    assert not wrong
     # The service has not noticed.
     assert (await service.fetch("/small.txt")) == SMALL
 
@@ -130,7 +132,7 @@ async def a_stopped_service_is_gone(world: World, service: ServiceWorld) -> None
     for process in (publish, service.replicas[survivor][0]):
         process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(process.wait, STOP_SECONDS) == 0
-    await is_without_instances(service)
+    assert await is_without_instances(service)
     await a_lease_ends_by_itself(world, service, SigningKey.load(service.folder / crashed / "keys" / "instance.pem"))
 
 

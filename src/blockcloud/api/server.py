@@ -126,6 +126,9 @@ class ApiServer:
     async def _serve(self, listener: socket.socket) -> None:
         await self._server.main_loop()
         await self._server.shutdown([listener])
+        for connection in list(self._server.server_state.connections):  # whose clients do not read
+            if isinstance(connection, LimitedConnection):
+                connection.transport.abort()
 
     async def stop(self) -> None:
         """Finish what runs, within SHUTDOWN_SECONDS. Does nothing if it was never started."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -23,7 +24,7 @@ app = command_group("A development network on this machine.")
 READY_SECONDS: Final = 30
 VALIDATORS: Final = 4
 HIGHEST_PORT: Final = 65_535
-WATCH_SECONDS: Final = 1
+WATCH_SECONDS: Final = 1.0
 LOG_TAIL_BYTES: Final = 4_096
 
 Folder = Annotated[Path, typer.Option("--dir", help="Folder of the network.")]
@@ -159,23 +160,27 @@ def _show_ready(folder: Path, devnet: Devnet, how: str) -> None:
 @contextmanager
 def _ending_in_order() -> Iterator[None]:
     """SIGTERM ends the body as Ctrl-C does, so that no process is left behind."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _watch(devnet: Devnet) -> None:
     """Until somebody ends it; tells when a validator has ended by itself."""
     from blockcloud.node import devnet as network
 
-    say("Ctrl-C stops the network")
-    ends = {signal.SIGINT, signal.SIGTERM}
-    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     watched = list(devnet.validators)
-    while signal.sigtimedwait(ends, WATCH_SECONDS) is None:
-        for validator in [each for each in watched if not network.is_running(each)]:
-            watched.remove(validator)
-            log = Path(validator.home) / network.LOG_FILE
-            say(f"validator {validator.id} has ended: {_last_line(log)}  (log: {log})")
+    # Not `sigwait`: libraries have threads, and a signal to the process may go to one of them.
+    with suppress(KeyboardInterrupt):
+        say("Ctrl-C stops the network")
+        for _ in network.poll_until(inf, WATCH_SECONDS):
+            for validator in [each for each in watched if not network.is_running(each)]:
+                watched.remove(validator)
+                log = Path(validator.home) / network.LOG_FILE
+                say(f"validator {validator.id} has ended: {_last_line(log)}  (log: {log})")
+    for number in (signal.SIGINT, signal.SIGTERM):  # a second one must not leave half of the network behind
+        signal.signal(number, signal.SIG_IGN)

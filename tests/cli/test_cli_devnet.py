@@ -37,9 +37,11 @@ def port_in_use() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-def unstarted(folder: Path, validators: int = 1) -> network.Devnet:
-    """A devnet that was made and never started, on ports of its own."""
-    return network.create_devnet(folder, validators, free_base(validators))
+@pytest.fixture
+def base_port() -> Iterator[int]:
+    """The first of some ports that are this test's."""
+    with free_base(2) as base:
+        yield base
 
 
 def test_there_is_nothing_to_stop(tmp_path: Path) -> None:
@@ -50,8 +52,8 @@ def test_there_is_nothing_to_stop(tmp_path: Path) -> None:
     assert "cannot be read" in command("devnet", "down", "--dir", str(tmp_path)).err
 
 
-def test_a_stale_pid_is_nobody_of_ours(tmp_path: Path) -> None:
-    devnet = unstarted(tmp_path / "net")
+def test_a_stale_pid_is_nobody_of_ours(tmp_path: Path, base_port: int) -> None:
+    devnet = network.create_devnet(tmp_path / "net", 1, base_port)
     devnet.validators[0].pid = os.getpid()
     network.write_devnet(tmp_path / "net", devnet)
     for _ in range(2):
@@ -60,7 +62,7 @@ def test_a_stale_pid_is_nobody_of_ours(tmp_path: Path) -> None:
     assert network.read_devnet(tmp_path / "net").validators[0].pid == 0
 
 
-def test_what_cannot_work_is_refused_before_anything_starts(tmp_path: Path) -> None:
+def test_what_cannot_work_is_refused_before_anything_starts(tmp_path: Path, base_port: int) -> None:
     def refused(*arguments: str, folder: str = "net") -> str:
         result = command("devnet", "up", "--dir", str(tmp_path / folder), *arguments)
         assert result.code == 1, result.err
@@ -73,7 +75,7 @@ def test_what_cannot_work_is_refused_before_anything_starts(tmp_path: Path) -> N
     assert "between 1 and 65535" in refused("--base-port", "65535")
     assert "between 1 and 65535" in refused("--base-port", "0")
     assert not (tmp_path / "net").exists(), "nothing was made"
-    devnet = unstarted(tmp_path / "net")
+    devnet = network.create_devnet(tmp_path / "net", 1, base_port)
     assert "another size" in refused("--validators", "3")
     assert "other ports" in refused("--base-port", "5")
     with socket.socket() as listener:
@@ -94,9 +96,11 @@ def test_ports() -> None:
     assert host_port("[::1]:9") == ("::1", 9)
 
 
-def test_doctor_tells_who_has_a_port_and_how_to_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_tells_who_has_a_port_and_how_to_start(
+    tmp_path: Path, base_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "a net"
-    devnet = unstarted(folder, 2)
+    devnet = network.create_devnet(folder, 2, base_port)
     monkeypatch.setattr(options, "home", str(folder))
     monkeypatch.setattr(options, "api", "")
     nodes = find_nodes()
@@ -180,13 +184,11 @@ def serving(home: Path, *arguments: str) -> Iterator[Any]:
 
 
 @pytest.mark.long
-def test_a_devnet_and_a_service_on_it(tmp_path: Path) -> None:
+def test_a_devnet_and_a_service_on_it(tmp_path: Path, base_port: int) -> None:
     folder = tmp_path / "my net"
     place = ("--dir", str(folder))
     try:
-        up = command(
-            "devnet", "up", *place, "--validators", "2", "--base-port", str(free_base(2)), "--detach", "--json"
-        )
+        up = command("devnet", "up", *place, "--validators", "2", "--base-port", str(base_port), "--detach", "--json")
         assert up.code == 0, up.err
         devnet = json.loads((folder / "devnet.json").read_text(encoding="utf-8"))
         assert up.report == devnet
@@ -203,7 +205,8 @@ def test_a_devnet_and_a_service_on_it(tmp_path: Path) -> None:
         assert command("doctor", "--home", str(folder)).code == 1
         _in_the_foreground(folder)
     finally:
-        network.stop_devnet(folder, network.read_devnet(folder))
+        if (folder / "devnet.json").exists():
+            network.stop_devnet(folder, network.read_devnet(folder))
 
 
 def _use_a_service(folder: Path) -> None:

@@ -37,8 +37,7 @@ NAME: Final = "files.demo"
 FILE_BYTES: Final = 256 * 1024 * 1024
 SMALL_FILE: Final = b"the service answers\n"
 PROVIDER_MOVE_AT: Final = 0.2
-CONSUMER_MOVE_AT: Final = 0.5
-MEASURE_AT: Final = 0.8
+CONSUMER_MOVE_AT: Final = 0.4
 CATCH_UP_SECONDS: Final = 30
 HEARTBEAT_SECONDS: Final = 3
 
@@ -202,15 +201,16 @@ async def _download_while_moving(cast: Cast, seconds: float) -> None:
     await until(lambda: _received(target, CONSUMER_MOVE_AT), 60, "the middle of the download")
     code, moved = await stage.run_blockcloud(cast.consumer_home, "move", "forward", "--to", "127.0.0.8:0")
     report.verdict("consumer_moved", code == 0, f"the consumer moves too: {_from_to(moved)}")
-    await until(lambda: _received(target, MEASURE_AT), 60, "most of the download")
-    session = (await _forward_status(cast))["sessions"][-1]
-    went_on = client.returncode is None
+    session = next(reversed((await _forward_status(cast))["sessions"]), {"longest_gap_ms": 0.0, "resumes": 0})
+    outlasted = client.returncode is None
     done = await client.wait() == 0
     original = stage.folder / "content" / "large.bin"
     same = done and await asyncio.to_thread(_same_digest, original, target)
     gap_ms = round(session["longest_gap_ms"], 1)
     report.figures("sessions", longest_gap_ms=gap_ms, resumes=session["resumes"], bytes=FILE_BYTES)
-    report.verdict("download_survives_moves", same and went_on, f"SHA-256 is right; longest gap {gap_ms} ms")
+    if not outlasted:
+        report.line("      the download was over before both sides had moved; give it more --seconds")
+    report.verdict("download_survives_moves", same and outlasted, f"SHA-256 is right; longest gap {gap_ms} ms")
 
 
 async def _received(target: Path, share: float) -> bool:

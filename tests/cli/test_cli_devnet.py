@@ -224,6 +224,8 @@ def _use_a_service(folder: Path) -> None:
             moved = command("move", "hello.test", "--to", "127.0.0.9:0", *home, "--json").report
             assert moved["from"] == published["listening"]
             assert moved["to"].startswith("127.0.0.9:")
+            # Sessions go on at once; who comes new finds the place when its announcement is with the routing nodes.
+            assert any(_announced(home, moved["to"]) for _ in network.poll_until(SECONDS))
             assert urllib.request.urlopen(url, timeout=SECONDS).read() == b"hello\n"
             assert command("move", "forward", "--to", "127.0.0.8:0", *home).code == 0
             assert urllib.request.urlopen(url, timeout=SECONDS).read() == b"hello\n"
@@ -233,6 +235,11 @@ def _use_a_service(folder: Path) -> None:
             assert nowhere.code == 1
             assert "cannot listen" in nowhere.err
     assert command("move", "hello.test", "--status", *home).code == 3
+
+
+def _announced(home: tuple[str, str], address: str) -> bool:
+    (instance,) = command("resolve", "hello.test", *home, "--json").report["instances"]
+    return bool(instance["addresses"] == [address])
 
 
 def _in_the_foreground(folder: Path) -> None:

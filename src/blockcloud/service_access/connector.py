@@ -26,6 +26,7 @@ CANDIDATES: Final = 3
 RACE_STAGGER_MS: Final = 150
 DIAL_TIMEOUT_MS: Final = 3_000
 CONNECT_TIMEOUT_MS: Final = 10_000
+FRESH_ANSWERS: Final = 3  # asked for after a failure, RACE_STAGGER_MS apart
 MEASURED_INSTANCES: Final = 4_096
 UNMEASURED_MS: Final = 50.0
 PROTOCOL: Final = "tls"
@@ -63,11 +64,22 @@ class Connector:
         try:
             return await self._race(resolution, rule.addresses if rule and rule.action is Action.FORWARD else ())
         except (Unreachable, TimedOut, WrongKey, BadSignature) as error:
-            # Perhaps the answer was from a cache and the instances have moved or changed their keys.
-            fresh = await self._resolver.resolve(name, max_age_s=0)
-            if (fresh.instances, fresh.instance_keys) == (resolution.instances, resolution.instance_keys):
+            fresh = await self._changed(resolution)
+            if fresh is None:
                 raise error
             return await self._race(fresh, ())
+
+    async def _changed(self, failed: Resolution) -> Resolution | None:
+        """Another answer than the one that led nowhere, or None if there is none within a moment.
+
+        It may have come from a cache, or the instances are moving just now and have not announced themselves yet.
+        """
+        for _ in range(FRESH_ANSWERS):
+            fresh = await self._resolver.resolve(failed.name, max_age_s=0)
+            if (fresh.instances, fresh.instance_keys) != (failed.instances, failed.instance_keys):
+                return fresh
+            await asyncio.sleep(RACE_STAGGER_MS / 1_000)
+        return None
 
     async def _race(self, resolution: Resolution, forced: tuple[Address, ...]) -> Session:
         """The first of the candidates that authenticates; the others are stopped."""

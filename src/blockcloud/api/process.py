@@ -32,6 +32,7 @@ def run_node(home: Path) -> None:
     # Blocks and receipts are freed by reference counting; a full collection over a million live objects would
     # stop the loop for longer than a level takes.
     gc.freeze()
+    gc.enable()
     gc.set_threshold(50_000, 20, 100)
     uvloop.run(_run(config, genesis, key))
 

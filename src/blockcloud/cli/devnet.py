@@ -40,20 +40,23 @@ def up(
     detach: Annotated[bool, typer.Option("--detach", help="Return once it runs, and leave it running.")] = False,
 ) -> None:
     """Start a devnet, a new one or the one that the folder holds, and wait for its first commit."""
-    from blockcloud.node import devnet as network
+    from blockcloud.node.launcher import Launcher
 
-    folder = folder.absolute()
-    devnet = _look_at(folder, validators, base_port)
-    before = [each.id for each in devnet.validators if network.is_running(each)] if devnet else []
-    if devnet is not None and len(before) == len(devnet.validators):
-        _show_ready(folder, devnet, "runs already")
-        say(f"stop it with: blockcloud devnet down --dir {shlex.quote(str(folder))}")
-        return
-    with _ending_in_order():
-        with network.Launcher() as launcher:
+    with Launcher() as launcher:  # before the import that follows: the launcher's own imports take longest of all
+        from blockcloud.node import devnet as network
+
+        folder = folder.absolute()
+        devnet = _look_at(folder, validators, base_port)
+        before = [each.id for each in devnet.validators if network.is_running(each)] if devnet else []
+        if devnet is not None and len(before) == len(devnet.validators):
+            _show_ready(folder, devnet, "runs already")
+            say(f"stop it with: blockcloud devnet down --dir {shlex.quote(str(folder))}")
+            return
+        with _ending_in_order():
             if devnet is None:
                 devnet = network.create_devnet(folder, validators or VALIDATORS, base_port)
             network.start_devnet(folder, devnet, launcher)
+    with _ending_in_order():
         try:
             _wait_ready(devnet)
             _show_ready(folder, devnet, "ready")

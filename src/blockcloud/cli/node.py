@@ -23,6 +23,9 @@ def run() -> None:
 @app.command(hidden=True)
 def launch() -> None:
     """Start a validator for each home folder read from standard input; print the process ids. `devnet up` uses it."""
+    import gc
+
+    gc.disable()  # nothing of what an import makes is garbage; each child enables it again
     from blockcloud.api.launcher import launch_nodes
 
     launch_nodes()

@@ -24,8 +24,9 @@ from typing import Any, Final
 import msgspec
 
 from blockcloud.node.config import BASE_PORT, CONFIG_FILE, NodeConfig
+from blockcloud.node.launcher import Launcher
+from blockcloud.node.ledger_tables import initialise_data
 from blockcloud.node.storage import RocksStore
-from blockcloud.node.validator import initialise_data
 from blockcloud.primitives.addresses import format_address
 from blockcloud.primitives.amounts import GENESIS_SUPPLY_MICRO_BLOC, MICRO_PER_BLOC
 from blockcloud.primitives.errors import BadConfiguration, LocalFault, TimedOut
@@ -141,48 +142,17 @@ def start_validator(validator: Validator) -> subprocess.Popen[bytes]:
     return process
 
 
-class Launcher:
-    """A process that has everything imported and turns into validators by forking: the imports are paid once.
-
-    Make it before anything slow, and `start` when the homes are there. Use as a context manager.
-    """
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "blockcloud", "node", "launch"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
-    def __enter__(self) -> Launcher:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.communicate()
-
-    def start(self, validators: Sequence[Validator]) -> None:
-        """Start the validators that do not run, and note their pids. Raises LocalFault if the launcher has ended."""
-        waiting = [validator for validator in validators if not is_running(validator)]
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
-            self._process.stdin.writelines(f"{validator.home}\n" for validator in waiting)
-            self._process.stdin.flush()
-            for validator in waiting:
-                validator.pid = int(self._process.stdout.readline())
-        except (OSError, ValueError):
-            raise LocalFault("the launcher of the validators ended early", homes=[v.home for v in waiting]) from None
-
-
 def start_devnet(folder: Path, devnet: Devnet, launcher: Launcher | None = None) -> None:
     """Start every validator that does not run, and record the pids."""
+    waiting = [validator for validator in devnet.validators if not is_running(validator)]
+    homes = [validator.home for validator in waiting]
     if launcher is not None:
-        launcher.start(devnet.validators)
+        pids = launcher.start(homes)
     else:
         with Launcher() as own:
-            own.start(devnet.validators)
+            pids = own.start(homes)
+    for validator, pid in zip(waiting, pids, strict=True):
+        validator.pid = pid
     write_devnet(folder, devnet)
 
 

@@ -2,6 +2,9 @@
 
 Nobody who has lost the proof of its last signed level may sign (DESIGN 3.5): it observes. Routing nodes exchange what
 they hold (DESIGN 5.1): one that starts empty serves what another, since killed, held.
+
+In quarantine: two of six runs failed. Once the wiped validator had not caught up with the others after a minute, once
+the ledger had not gone on 30 s after the killed validator came back beside the observing one. In both the ledgers agreed.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from blockcloud.sdk.resolver import ChainResolver, HttpAnnouncer
 from blockcloud.service_access.announce import address_record
 from tests.end_to_end.ledger_world import World, devnet_world, until
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.quarantine
 
 NAME = "thermo.kitchen.acme"
 HELD_BY, WIPED = 1, 2

@@ -3,8 +3,8 @@
 Nobody who has lost the proof of its last signed level may sign (DESIGN 3.5): it observes. Routing nodes exchange what
 they hold (DESIGN 5.1): one that starts empty serves what another, since killed, held.
 
-In quarantine: two of six runs failed. Once the wiped validator had not caught up with the others after a minute, once
-the ledger had not gone on 30 s after the killed validator came back beside the observing one. In both the ledgers agreed.
+In quarantine: two of six runs failed. Once a wait of the first half ran out after a minute, with all links up; once the
+ledger had not gone on 30 s after the killed validator came back beside the observing one.
 """
 
 from __future__ import annotations

@@ -444,7 +444,7 @@ RULES = [
             "/".join(("in ", "root", ".cache")),
             "//".join(("https:", "py" + "pi.org/simple")),
         ),
-        ("the state/root/x", "see ~/work/", "a PyPI package"),
+        ("the state/root/x", "see ~/projects/root", "a PyPI package"),
     ),
     Rule(
         "two things share the letters PoS: write cloudpos or proof_of_service",

@@ -223,16 +223,11 @@ def _height(api: str) -> int:
 
 
 def poll_until(deadline_s: float, interval_s: float = 0.02) -> Iterator[None]:
-    """Yield at intervals until `deadline_s` seconds have passed; for waiting on another process's state."""
+    """Yield at intervals until `deadline_s` seconds have passed; for looking at the state of another process."""
     end = time.monotonic() + deadline_s
     while time.monotonic() < end:
         yield
-        _pause(interval_s)
-
-
-def _pause(seconds: float) -> None:
-    """Let other processes run; select on nothing is the portable way to wait without a clock in the caller."""
-    select.select([], [], [], seconds)
+        select.select([], [], [], interval_s)
 
 
 def _genesis(places: Sequence[_Place], owners: Sequence[bytes]) -> Genesis:

@@ -86,6 +86,15 @@ async def test_what_is_above_capacity_is_busy_and_says_when_to_come_again(api: A
     assert "receipt" not in item
 
 
+async def test_a_node_that_makes_no_blocks_says_so_instead_of_busy(api: Api) -> None:
+    api.validator.core.proposing = False
+    try:
+        answer = await api.http.post("/v1/transactions", content=codec.encode([api.net.transfer(4, 0, TARGET, 1)]))
+    finally:
+        api.validator.core.proposing = True
+    check_problem(answer, 503, "not_taking_part")
+
+
 def _renamed(net: Cluster) -> object:
     return msgspec.structs.replace(net.genesis, name="another")
 

@@ -2,9 +2,6 @@
 
 Nobody who has lost the proof of its last signed level may sign (DESIGN 3.5): it observes. Routing nodes exchange what
 they hold (DESIGN 5.1): one that starts empty serves what another, since killed, held.
-
-In quarantine: two of six runs failed. Once a wait of the first half ran out after a minute, with all links up; once the
-ledger had not gone on 30 s after the killed validator came back beside the observing one.
 """
 
 from __future__ import annotations
@@ -23,7 +20,7 @@ from blockcloud.sdk.resolver import ChainResolver, HttpAnnouncer
 from blockcloud.service_access.announce import address_record
 from tests.end_to_end.ledger_world import World, devnet_world, until
 
-pytestmark = pytest.mark.quarantine
+pytestmark = pytest.mark.long
 
 NAME = "thermo.kitchen.acme"
 HELD_BY, WIPED = 1, 2
@@ -101,4 +98,4 @@ async def test_a_wiped_validator_observes_and_serves_what_a_dead_one_held(tmp_pa
         assert await world.stop_all() == [0, 0, 0, 0]
         disks = world.read_disks()
         disks.check()
-        assert max(disks.levels_of(WIPED)) <= level + 40, "it signed after its data was lost"
+        assert max(disks.levels_of(WIPED), default=0) <= level + 40, "it signed after its data was lost"

@@ -266,6 +266,20 @@ def test_a_file_that_is_announced_a_moment_later_is_fetched_then() -> None:
     assert [m.ids for _, m in sent(core) if isinstance(m, Fetch)] == [(sha256(FILES[0]),)]
 
 
+def test_a_record_that_came_before_its_key_was_on_our_ledger_is_fetched_again_soon() -> None:
+    network = Network(1)
+    network.cores[0].put_record(record(1), network.now)
+    keys: list[bytes] = []
+    network.cores[1] = RoutingCore(RoutingTable(MemoryStore()), ANNOUNCED.__contains__, lambda name: tuple(keys))
+    network.link(1)
+    network.run(1)
+    assert not network.cores[1].table.records(NAME, network.now)
+    keys.append(KEYS[0].public)
+    network.run(replication.BEHIND_SECONDS + replication.SUMMARY_SECONDS + 1)
+    assert network.cores[1].table.records(NAME, network.now) == [record(1)]
+    assert not network.faults
+
+
 def test_what_is_never_announced_is_forgotten() -> None:
     core = new_core(announced=lambda _: False)
     core.peer_connected(1)

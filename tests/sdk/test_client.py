@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
 import pytest
@@ -15,11 +15,12 @@ from blockcloud.primitives.errors import (
     BadProof,
     BlockCloudError,
     Busy,
+    NotTakingPart,
     Oversized,
     TimedOut,
     Unreachable,
 )
-from blockcloud.sdk import AsyncClient, Client
+from blockcloud.sdk import AsyncClient, Client, submission
 from blockcloud.sdk.errors import BadAnswer, NotFound, Refused, rejection
 from blockcloud.sdk.submission import validator_order
 from blockcloud.service_chain.operations import Preorder, Transfer
@@ -240,6 +241,33 @@ async def test_busy_is_waited_for_and_then_given_up(client: AsyncClient, world: 
         node.misbehave = all_busy
     with pytest.raises(Busy):
         await client.submit([signed(world, 1)], timeout_s=0.3)
+
+
+async def test_a_node_that_takes_no_part_or_stays_busy_is_left_for_the_next(
+    client: AsyncClient, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of the order observes, the second is busy for good, the third commits."""
+    asked: list[object] = []
+
+    def answering(node: object) -> Callable[[Request], Awaitable[Response | None]]:
+        async def answer(request: Request) -> Response | None:
+            if request.method != "POST":
+                return None
+            asked.append(node)
+            number = list(dict.fromkeys(asked)).index(node)
+            if number == 0:
+                return problem(NotTakingPart(), 503)
+            return problem(Busy("full", retry_after_ms=5), 503, retry_after_ms=5) if number == 1 else None
+
+        return answer
+
+    monkeypatch.setattr(submission, "WAIT_SECONDS", 0.05)
+    for node in world.nodes:
+        node.misbehave = answering(node)
+    assert (await client.transfer(OWNER, OTHER.public, 1)).code == "ok"
+    assert len(dict.fromkeys(asked)) == 3
+    assert asked.count(asked[0]) == 1
+    assert asked.count(asked[1]) > 1
 
 
 async def test_some_busy_of_many_are_sent_again_alone(client: AsyncClient, world: World) -> None:

@@ -8,7 +8,16 @@ from typing import Final
 import msgspec
 from starlette.responses import Response
 
-from blockcloud.primitives.errors import BlockCloudError, Busy, LocalFault, Oversized, PeerFault, Rejected, TimedOut
+from blockcloud.primitives.errors import (
+    BlockCloudError,
+    Busy,
+    LocalFault,
+    NotTakingPart,
+    Oversized,
+    PeerFault,
+    Rejected,
+    TimedOut,
+)
 from blockcloud.routing.errors import RoutingFull
 from blockcloud.service_chain.state import NotACheckpoint, Pruned
 
@@ -58,6 +67,7 @@ _STATUS: Final[tuple[tuple[type[BlockCloudError], int], ...]] = (
     (MisdirectedHost, 421),
     (Oversized, 413),
     (Busy, 503),
+    (NotTakingPart, 503),
     (RoutingFull, 503),
     (TimedOut, 504),
     (PeerFault, 400),

@@ -47,7 +47,8 @@ def check_submitted(chain: SharedChain, payload: bytes) -> int:
 
 
 class Intake:
-    """Takes submissions. `open_now` says whether the node can get anything committed; `submitted` is told of news."""
+    """Takes submissions. `open_now` says whether the node has room for anything, or raises NotTakingPart if it can
+    get nothing committed; `submitted` is told of news."""
 
     def __init__(
         self,

@@ -33,7 +33,7 @@ from blockcloud.node.storage import RocksStore
 from blockcloud.node.submissions import SubmissionResult, Submissions
 from blockcloud.node.verification import Verification, tune_interpreter
 from blockcloud.primitives.certificates import Certificate, SignedStatement
-from blockcloud.primitives.errors import BadConfiguration, PeerFault
+from blockcloud.primitives.errors import BadConfiguration, NotTakingPart, PeerFault
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.primitives.limits import APPLY_QUEUE_COMMITS, BLOCK_OPERATIONS, PEER_QUEUE_BYTES
 from blockcloud.routing.replication import RoutingCore
@@ -194,7 +194,7 @@ class Validator:
         """Take transactions into the ledger; one result for each, in order. With `wait`: their outcomes.
 
         What is above this node's capacity is `busy` and was not looked at. What has no outcome within `timeout_s` stays
-        `accepted`. `client` names who submits, for turns among clients.
+        `accepted`. `client` names who submits, for turns among clients. Raises NotTakingPart.
         """
         return await self.intake.submit(payloads, wait=wait, timeout_s=timeout_s, client=client)
 
@@ -496,8 +496,10 @@ class Validator:
         return max(0, self.chain.applied_height - self.certification.certified_height)
 
     def _can_commit(self) -> bool:
+        if not self.core.proposing or self._stopped or self.halted:
+            raise NotTakingPart
         alarm = self.uncertified_commits > self.genesis.parameters.alarm_period
-        return self.core.proposing and not (self._throttled or self._stopped or self.halted or alarm)
+        return not (self._throttled or alarm)
 
     def _halting(self) -> _Halting:
         return _Halting(self)

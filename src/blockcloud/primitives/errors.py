@@ -127,6 +127,13 @@ class Busy(BlockCloudError):
         self.retry_after_ms = retry_after_ms
 
 
+class NotTakingPart(BlockCloudError):
+    """The node follows the ledger and makes no blocks, so it can get nothing committed."""
+
+    code = "not_taking_part"
+    hint = "Send the same bytes to another validator."
+
+
 class LocalFault(BlockCloudError):
     """This node cannot go on: its disk, its configuration or its own state is wrong."""
 

@@ -46,6 +46,7 @@ PRUNE_SECONDS: Final = 60
 ATTEMPTS: Final = 2  # at each holder
 UNANNOUNCED_SECONDS: Final = 30  # a claim may run ahead of this node's ledger by so much
 REFUSED_SECONDS: Final = 60
+BEHIND_SECONDS: Final = 5  # until something is fetched again that may be right once our ledger or clock has got on
 WANTED_PER_PEER: Final = 1_024
 REFUSED_IDS: Final = 4_096
 UNANNOUNCED_PER_PEER: Final = 64
@@ -350,18 +351,19 @@ class RoutingCore:
                 entry = self.table.put_file(data, self._announced)
             else:
                 entry = self.table.put_record(data, now_s, self._instance_keys)
-        except _INNOCENT:
-            self._refuse(identifier, now_s)
+        except _INNOCENT as error:
+            behind = isinstance(error, NotAnnounced | IssuedInFuture)
+            self._refuse(identifier, now_s + (BEHIND_SECONDS if behind else REFUSED_SECONDS))
             return
         except PeerFault:
-            self._refuse(identifier, now_s)
+            self._refuse(identifier, now_s + REFUSED_SECONDS)
             raise
         self._tell(entry, peer)
 
-    def _refuse(self, identifier: bytes, now_s: int) -> None:
-        """Do not fetch this again for a while."""
+    def _refuse(self, identifier: bytes, until_s: int) -> None:
+        """Do not fetch this again before then."""
         if len(self._refused) < REFUSED_IDS:
-            self._refused[identifier] = now_s + REFUSED_SECONDS
+            self._refused[identifier] = until_s
 
     # Bookkeeping
 

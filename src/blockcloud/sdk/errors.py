@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 from typing import Any, Final
 
-from blockcloud.primitives.errors import BadProof, BlockCloudError, Busy, PeerFault, Rejected, TimedOut
+from blockcloud.primitives.errors import BadProof, BlockCloudError, Busy, NotTakingPart, PeerFault, Rejected, TimedOut
 from blockcloud.service_chain import rejections
 
 _CODE = re.compile(r"[a-z][a-z0-9_]{0,47}", re.ASCII)
@@ -97,6 +97,8 @@ def refusal(problem: dict[str, Any], status: int) -> BlockCloudError:
         return Busy(detail, retry_after_ms=retry if isinstance(retry, int) and 0 <= retry <= 60_000 else 1_000)
     if code == NotFound.code:
         return NotFound(detail)
+    if code == NotTakingPart.code:
+        return NotTakingPart(detail)
     if code == TimedOut.code:
         return TimedOut(detail)
     if code in REJECTIONS:

@@ -15,7 +15,15 @@ from typing import Any, Final, Literal
 import msgspec
 
 from blockcloud.primitives import codec
-from blockcloud.primitives.errors import BlockCloudError, Busy, Oversized, PeerFault, TimedOut, Unreachable
+from blockcloud.primitives.errors import (
+    BlockCloudError,
+    Busy,
+    NotTakingPart,
+    Oversized,
+    PeerFault,
+    TimedOut,
+    Unreachable,
+)
 from blockcloud.primitives.hashes import tagged_hash
 from blockcloud.primitives.limits import SUBMISSION_TRANSACTIONS
 from blockcloud.sdk.errors import BadAnswer, Refused
@@ -94,6 +102,7 @@ class Submission:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         turn = refusals = 0
+        busy_until = 0.0  # how long to wait for room at this node; 0: it has not been busy yet
         late = TimedOut("not committed within the time allowed", seconds=timeout_s)
         last: BlockCloudError = late
         while len(self._outcomes) < len(self._raw):
@@ -104,11 +113,14 @@ class Submission:
             delay_s = BACKOFF_SECONDS
             try:
                 await self._round(url, wait, remaining)
-                last = late
+                last, busy_until = late, 0.0
                 turn += 1  # what is left has waited long enough at this one
             except Busy as error:
                 last, delay_s = error, error.retry_after_ms / 1_000
-            except (Unreachable, TimedOut, PeerFault, Refused) as error:
+                busy_until = busy_until or loop.time() + WAIT_SECONDS
+                if loop.time() >= busy_until:
+                    turn, busy_until = turn + 1, 0.0
+            except (Unreachable, TimedOut, NotTakingPart, PeerFault, Refused) as error:
                 # Even a node that fell silent may have taken them; sending them again is safe.
                 turn += 1
                 refusals += isinstance(error, Refused)

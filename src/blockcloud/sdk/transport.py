@@ -19,6 +19,7 @@ from blockcloud.primitives.errors import (
     BadConfiguration,
     BlockCloudError,
     Busy,
+    NotTakingPart,
     PeerFault,
     Rejected,
     TimedOut,
@@ -115,7 +116,7 @@ class Transport:
                 break
             try:
                 result = await attempt(url)
-            except (Unreachable, TimedOut, Busy) as error:
+            except (Unreachable, TimedOut, Busy, NotTakingPart) as error:
                 last = error
             except PeerFault as error:
                 self.refused.append((url, error))

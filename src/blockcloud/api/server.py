@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import suppress
 from importlib import resources
 from typing import Final
 from urllib.parse import urlsplit
@@ -107,6 +108,7 @@ class ApiServer:
         )
         self._listener: socket.socket | None = None
         self._task: asyncio.Task[None] | None = None
+        self._stopping = asyncio.Event()
 
     async def start(self) -> None:
         """Listen; returns once the socket accepts. Raises Unreachable if the address cannot be had."""
@@ -124,7 +126,12 @@ class ApiServer:
         return self._port
 
     async def _serve(self, listener: socket.socket) -> None:
-        await self._server.main_loop()
+        # Not uvicorn's own loop: it wakes an idle process ten times a second, to renew the Date header once in ten.
+        while not self._stopping.is_set():
+            await self._server.on_tick(0)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await self._stopping.wait()
         await self._server.shutdown([listener])
         for connection in list(self._server.server_state.connections):  # whose clients do not read
             if isinstance(connection, LimitedConnection):
@@ -133,6 +140,7 @@ class ApiServer:
     async def stop(self) -> None:
         """Finish what runs, within SHUTDOWN_SECONDS. Does nothing if it was never started."""
         self._server.should_exit = True
+        self._stopping.set()
         if self._task is not None:
             await self._task
 

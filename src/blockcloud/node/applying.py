@@ -98,12 +98,18 @@ class Applier:
         self._done: deque[Applied] = deque()
         self._closing = False
         self.backlog = 0
+        self._since_root = 0  # payloads that the next checkpoint has to take into the tree
         self._thread = threading.Thread(target=self._run, name="apply", daemon=True)
         self._thread.start()
 
     def put(self, commit: Commit) -> None:
-        """Queue the next commit. A small one is applied at once if the thread rests: waking it would cost more."""
-        if self.backlog == 0 and sum(len(block.payload) for block in commit.blocks) <= INLINE_PAYLOADS:
+        """Queue the next commit. While little is to be done up to the next root, a commit is applied at once if the
+        thread rests: waking it would cost more."""
+        self._since_root += sum(len(block.payload) for block in commit.blocks)
+        small = self._since_root <= INLINE_PAYLOADS
+        if commit.height % self._chain.genesis.parameters.checkpoint_period == 0:
+            self._since_root = 0
+        if self.backlog == 0 and small:
             self._deliver([self._apply(commit)])
             return
         self.backlog += 1

@@ -18,11 +18,12 @@ from blockcloud.node.validator import Validator, initialise_data
 from blockcloud.primitives.amounts import GENESIS_SUPPLY_MICRO_BLOC
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.service_chain.genesis import Genesis, GenesisValidator, NamingParameters
-from blockcloud.service_chain.operations import Transfer
+from blockcloud.service_chain.operations import Operation, Transfer
 from blockcloud.service_chain.transaction import TransactionBody, sign_transaction
 from blockcloud.transaction_chain.parameters import Parameters
 
 BOND = 1_000_000_000
+FOR_FEES = 10_000_000
 GC_DEPTH = 16
 LINK_PORT = 9_000
 API_PORT = 9_100
@@ -30,9 +31,9 @@ KEYS = sorted((SigningKey(bytes([number + 1]) * 32) for number in range(4)), key
 USERS = [SigningKey(bytes([100 + number]) * 32) for number in range(8)]
 
 
-def make_genesis(count: int) -> Genesis:
+def make_genesis(count: int, era_length: int = 600) -> Genesis:
     host = "127." + ".".join(str(1 + byte % 254) for byte in os.urandom(3))
-    left = GENESIS_SUPPLY_MICRO_BLOC - BOND * count
+    left = GENESIS_SUPPLY_MICRO_BLOC - (BOND + FOR_FEES) * count
     share = left // len(USERS)
     return Genesis(
         name="test",
@@ -43,6 +44,7 @@ def make_genesis(count: int) -> Genesis:
             pacing_idle_ms=50,
             leader_timeout_ms=150,
             gc_depth_levels=GC_DEPTH,
+            era_length=era_length,
         ),
         naming=NamingParameters(),
         validators=tuple(
@@ -52,7 +54,8 @@ def make_genesis(count: int) -> Genesis:
         accounts=tuple(
             (user.public, share + (left - share * len(USERS) if number == 0 else 0))
             for number, user in enumerate(USERS)
-        ),
+        )
+        + tuple((key.public, FOR_FEES) for key in KEYS[:count]),
     )
 
 
@@ -62,12 +65,21 @@ async def until(condition: Callable[[], object], timeout_s: float = 30) -> None:
             await asyncio.sleep(0.01)
 
 
+class Newcomer(Validator):
+    """A node that the genesis does not know."""
+
+    @property
+    def link_address(self) -> str:
+        return f"{self.config.link_host}:{self.config.link_port}"
+
+
 @dataclass
 class Cluster:
     folder: Path
     genesis: Genesis
     running: dict[int, Validator] = field(default_factory=dict)
     sequences: dict[int, int] = field(default_factory=dict)
+    newcomers: list[Newcomer] = field(default_factory=list)
 
     def config(self, index: int) -> NodeConfig:
         host, _, port = self.genesis.validators[index].link_address.rpartition(":")
@@ -90,6 +102,22 @@ class Cluster:
         await validator.start()
         return validator
 
+    async def start_newcomer(self, key: SigningKey) -> Newcomer:
+        """A node that has nothing but the genesis. It is none of `running`; `close` stops it."""
+        host, _, _ = self.genesis.validators[0].link_address.rpartition(":")
+        number = len(self.newcomers)
+        config = NodeConfig(
+            home=self.folder / f"newcomer{number}",
+            api_host=host,
+            api_port=API_PORT + 50 + number,
+            link_host=host,
+            link_port=LINK_PORT + 50 + number,
+        )
+        newcomer = Newcomer(config, self.genesis, key)
+        self.newcomers.append(newcomer)
+        await newcomer.start()
+        return newcomer
+
     async def stop(self, index: int) -> None:
         await self.running.pop(index).stop()
 
@@ -98,6 +126,15 @@ class Cluster:
         self.sequences[user] = first + count
         target = USERS[(user + 1) % len(USERS)].public
         return [self.transfer(user, sequence, target, amount) for sequence in range(first, first + count)]
+
+    def next_sequence(self, user: int) -> int:
+        """Take one sequence of a user's account."""
+        self.sequences[user] = self.sequences.get(user, 0) + 1
+        return self.sequences[user] - 1
+
+    def signed(self, key: SigningKey, sequence: int, *operations: Operation) -> bytes:
+        body = TransactionBody(self.genesis.chain_id(), key.public, 0, sequence, 1_000_000, 1_000_000, operations)
+        return sign_transaction(body, key)
 
     def transfer(self, user: int, sequence: int, target: bytes, amount: int, *, valid_until: int = 1_000_000) -> bytes:
         body = TransactionBody(
@@ -123,8 +160,8 @@ class Cluster:
 
 
 @asynccontextmanager
-async def cluster(folder: Path, count: int = 4) -> AsyncIterator[Cluster]:
-    made = Cluster(folder, make_genesis(count))
+async def cluster(folder: Path, count: int = 4, era_length: int = 600) -> AsyncIterator[Cluster]:
+    made = Cluster(folder, make_genesis(count, era_length))
     try:
         for index in range(count):
             made.initialise(index)
@@ -132,5 +169,7 @@ async def cluster(folder: Path, count: int = 4) -> AsyncIterator[Cluster]:
         await until(lambda: all(one.chain.applied_height > 0 for one in made.running.values()))
         yield made
     finally:
+        for newcomer in made.newcomers:
+            await newcomer.stop()
         for index in list(made.running):
             await made.stop(index)

@@ -7,18 +7,19 @@ import pytest
 from blockcloud.node import ledger_tables
 from blockcloud.node.ledger_tables import LedgerTables, initialise_data
 from blockcloud.primitives.amounts import GENESIS_SUPPLY_MICRO_BLOC
-from blockcloud.primitives.certificates import CHECKPOINT, Certificate, Statement
+from blockcloud.primitives.certificates import CHECKPOINT, HANDOVER, Certificate, Statement
 from blockcloud.primitives.errors import BadConfiguration, StorageFault
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.primitives.merkle import merkle_root
 from blockcloud.primitives.storage import Batch, MemoryStore
 from blockcloud.service_chain.genesis import Genesis, GenesisValidator, NamingParameters
 from blockcloud.transaction_chain.block import Block, BlockReference, Header, sign_block
-from blockcloud.transaction_chain.commit import CommitRecord, genesis_record
+from blockcloud.transaction_chain.commit import CommitRecord, EraStart, genesis_record
 from blockcloud.transaction_chain.messages import FetchBlocks, FetchLevels
 from blockcloud.transaction_chain.parameters import Parameters
 
 KEY = SigningKey(b"k" * 32)
+OTHER = SigningKey(b"o" * 32)
 GENESIS = Genesis(
     "test",
     5,
@@ -29,9 +30,12 @@ GENESIS = Genesis(
 )
 
 
-def block(level: int, payload: tuple[bytes, ...] = ()) -> Block:
+START = EraStart.of_chain(GENESIS.chain_id(), GENESIS.time_ms)
+
+
+def block(level: int, payload: tuple[bytes, ...] = (), *, era: int = 0) -> Block:
     parent = BlockReference(level - 1, 0, bytes(32))
-    header = Header(GENESIS.chain_id(), 0, 0, level, (parent,), level, merkle_root(payload))
+    header = Header(GENESIS.chain_id(), era, 0, level, (parent,), level, merkle_root(payload))
     return sign_block(header, payload, KEY)
 
 
@@ -42,9 +46,11 @@ def make(*, initialise: bool = True) -> tuple[LedgerTables, MemoryStore]:
     return LedgerTables(store, GENESIS), store
 
 
-def commit(tables: LedgerTables, store: MemoryStore, height: int, level: int, blocks: list[Block]) -> CommitRecord:
+def commit(
+    tables: LedgerTables, store: MemoryStore, height: int, level: int, blocks: list[Block], *, era: int = 0
+) -> CommitRecord:
     references = tuple(one.reference for one in blocks)
-    record = CommitRecord(0, height, level, bytes(32), references[-1:], references, level)
+    record = CommitRecord(era, height, level, bytes(32), references[-1:], references, level)
     batch = Batch()
     tables.put_commit(record, batch)
     store.write(batch, sync=False)
@@ -53,42 +59,118 @@ def commit(tables: LedgerTables, store: MemoryStore, height: int, level: int, bl
 
 def test_an_initialised_store_begins_and_another_one_observes() -> None:
     tables, store = make()
-    assert tables.recover(0) is None
+    assert tables.recover(0, START, 0, KEY.public) is None
     with pytest.raises(BadConfiguration):
         initialise_data(store, GENESIS)
     lost, _ = make(initialise=False)
-    recovered = lost.recover(0)
+    recovered = lost.recover(0, START, 0, KEY.public)
     assert recovered is not None
     assert recovered.own_level is None
     assert recovered.last_commit == genesis_record(0, GENESIS.chain_id(), GENESIS.time_ms)
+    follower = tables.recover(0, START, 0, None)
+    assert follower is not None
+    assert follower.own_level is None, "who has no key in an era signs nothing"
+
+
+def test_who_may_sign_with_what() -> None:
+    tables, store = make()
+    assert tables.may_sign(KEY.public)
+    assert not tables.may_sign(OTHER.public), "made before this data was there, or nobody knows when"
+    tables.add_signer(OTHER.public)
+    assert tables.may_sign(OTHER.public)
+    again = LedgerTables(store, GENESIS)
+    assert (again.may_sign(KEY.public), again.may_sign(OTHER.public)) == (True, True)
+    lost, _ = make(initialise=False)
+    assert not lost.may_sign(KEY.public)
+    lost.add_signer(OTHER.public)
+    assert (lost.may_sign(KEY.public), lost.may_sign(OTHER.public)) == (False, True)
+
+
+def test_a_new_key_is_durable_before_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables, store = make()
+    synced: list[bool] = []
+    write = store.write
+
+    def spy(batch: Batch, *, sync: bool) -> None:
+        synced.append(sync)
+        write(batch, sync=sync)
+
+    monkeypatch.setattr(store, "write", spy)
+    tables.add_signer(OTHER.public)
+    assert synced == [True]
 
 
 def test_a_restart_finds_blocks_above_the_collection_level_and_its_own_level() -> None:
     tables, store = make()
     blocks = [block(level) for level in range(1, 31)]
-    tables.put_blocks(blocks[:25], blocks[20:23])
-    tables.put_blocks(blocks[25:], [])
+    tables.put_blocks(0, blocks[:25], blocks[20:23])
+    tables.put_blocks(0, blocks[25:], [])
     for height, level in enumerate(range(2, 26, 3), 1):
         last = commit(tables, store, height, level, blocks[level - 3 if level > 2 else 0 : level])
-    recovered = tables.recover(8)
+    recovered = tables.recover(0, START, 8, KEY.public)
     assert recovered is not None
     assert (recovered.last_commit, recovered.last_commit.level, recovered.own_level) == (last, 23, 23)
     assert [one.level for one in recovered.blocks] == list(range(14, 31))
     assert sorted(reference.level for reference in recovered.linearised) == list(range(14, 24))
     assert [one.reference for one in recovered.blocks] == [one.reference for one in blocks[13:]]
     with pytest.raises(StorageFault):
-        tables.recover(9)
+        tables.recover(0, START, 9, KEY.public)
+
+
+def test_eras_do_not_mix() -> None:
+    """Levels begin anew in each era: what one left behind is not taken for the other's."""
+    tables, store = make()
+    tables.add_signer(OTHER.public)
+    old, new = [block(level) for level in range(1, 13)], [block(level, era=1) for level in range(1, 7)]
+    tables.put_blocks(0, old, old)
+    for height in (1, 2, 3):
+        last = commit(tables, store, height, 4 * height, old[4 * height - 4 : 4 * height])
+    start = EraStart(3, last.digest(), last.time_ms, b"d" * 32)
+    assert tables.commit_digest(3) == (last.digest(), 12)
+    assert tables.recover(1, start, 3, OTHER.public) is None, "the era begins, and nothing was signed in it"
+    tables.put_blocks(1, new, new[:5])
+    begun = tables.recover(1, start, 3, OTHER.public)
+    assert begun is not None
+    assert begun.last_commit == CommitRecord(1, 3, 0, b"d" * 32, (), (), 12)
+    assert (begun.own_level, list(begun.linearised)) == (5, [])
+    assert [one.reference for one in begun.blocks] == [one.reference for one in new]
+    first = commit(tables, store, 4, 3, new[:3], era=1)
+    going = tables.recover(1, start, 4, OTHER.public)
+    assert going is not None
+    assert (going.last_commit, going.own_level) == (first, 5)
+    assert set(going.linearised) == {one.reference for one in new[:3]}, "not those of the era before"
+    stranger = tables.recover(1, start, 4, SigningKey(b"x" * 32).public)
+    assert stranger is not None
+    assert stranger.own_level is None, "this data does not know what that key has signed"
+    before = tables.recover(0, START, 3, KEY.public)
+    assert before is not None
+    assert {one.header.era for one in before.blocks} == {0}
+
+
+def test_handovers_are_found_by_the_era_they_lead_into() -> None:
+    tables, store = make()
+    made = [Certificate(Statement(HANDOVER, bytes(32), era, 10, (bytes(32),) * 3), ()) for era in range(3)]
+    for era, certificate in enumerate(made):
+        tables.put_handover(era + 1, certificate)
+    assert [tables.handover(era) for era in range(5)] == [None, *made, None]
+    assert LedgerTables(store, GENESIS).handover(2) == made[1]
+    assert tables.certificate() is None, "they are not taken for checkpoints"
 
 
 def test_peers_get_blocks_by_reference_and_by_level_as_far_as_an_answer_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     tables, _ = make()
     blocks = [block(level, (b"x" * 1_000,)) for level in range(1, 9)]
-    tables.put_blocks(blocks, [])
+    tables.put_blocks(0, blocks, [])
+    later = [block(level, era=1) for level in range(4, 6)]
+    tables.put_blocks(1, later, [])
     raws = [one.raw for one in blocks]
     assert tables.blocks_for(FetchLevels(3, 5)) == raws[2:5]
     wanted = (blocks[6].reference, BlockReference(4, 0, b"z" * 32), blocks[0].reference)
     assert tables.blocks_for(FetchBlocks(wanted)) == [raws[0], raws[6]]
     assert tables.blocks_for(FetchLevels(50, 60)) == []
+    assert tables.blocks_for(FetchLevels(1, 9, era=1)) == [one.raw for one in later]
+    assert tables.blocks_for(FetchBlocks(wanted, era=1)) == []
+    assert tables.blocks_for(FetchBlocks((later[0].reference,), era=1)) == [later[0].raw]
     monkeypatch.setattr(ledger_tables, "ANSWER_BYTES", 3 * len(raws[0]))
     assert tables.blocks_for(FetchLevels(1, 8)) == raws[:2]
 

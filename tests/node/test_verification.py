@@ -17,25 +17,24 @@ from blockcloud.node.verification import Verification
 from blockcloud.primitives.errors import BadSignature, Malformed, PeerFault
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.primitives.merkle import merkle_root
-from blockcloud.transaction_chain.block import (
-    Block,
-    Header,
-    genesis_reference,
-    parse_block,
-    sign_block,
-    verify_block_signature,
-)
+from blockcloud.transaction_chain.block import Block, BlockRules, Header, genesis_reference, sign_block
 from blockcloud.transaction_chain.committee import Committee, Member
 
 CHAIN, GENESIS = b"c" * 32, b"g" * 32
 KEYS = [SigningKey(bytes([number]) * 32) for number in range(4)]
 COMMITTEE = Committee(Member(key.public, 1) for key in KEYS)
+RULES = BlockRules(CHAIN, 0, COMMITTEE, GENESIS)
+NEXT_KEYS = [SigningKey(bytes([50 + number]) * 32) for number in range(4)]
+NEXT_RULES = BlockRules(CHAIN, 1, Committee(Member(key.public, 1) for key in NEXT_KEYS), b"n" * 32)
 
 
-def block(author: int, payload: tuple[bytes, ...] = (), *, time_ms: int = 0, key: SigningKey | None = None) -> Block:
-    parents = sorted((genesis_reference(member, GENESIS) for member in range(4)), key=lambda p: p.author != author)
-    header = Header(CHAIN, 0, author, 1, tuple(parents), time_ms, merkle_root(payload))
-    return sign_block(header, payload, key or KEYS[author])
+def block(
+    author: int, payload: tuple[bytes, ...] = (), *, time_ms: int = 0, key: SigningKey | None = None, era: int = 0
+) -> Block:
+    genesis = (RULES, NEXT_RULES)[era].genesis
+    parents = sorted((genesis_reference(member, genesis) for member in range(4)), key=lambda p: p.author != author)
+    header = Header(CHAIN, era, author, 1, tuple(parents), time_ms, merkle_root(payload))
+    return sign_block(header, payload, key or (KEYS, NEXT_KEYS)[era][author])
 
 
 def check(payload: bytes) -> int:
@@ -53,11 +52,13 @@ def _nothing_inline(monkeypatch: pytest.MonkeyPatch) -> None:
 @dataclass
 class Delivered:
     messages: list[tuple[int, list[Block], PeerFault | None, bool]] = field(default_factory=list)
+    rules: list[BlockRules] = field(default_factory=list)
     failures: list[BaseException] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def take(self, peer: int, blocks: list[Block], fault: PeerFault | None, fetched: bool) -> None:
+    def take(self, peer: int, blocks: list[Block], fault: PeerFault | None, fetched: bool, rules: BlockRules) -> None:
         self.messages.append((peer, blocks, fault, fetched))
+        self.rules.append(rules)
         self.changed.set()
 
     def fail(self, error: BaseException) -> None:
@@ -77,8 +78,6 @@ async def pool(
 ) -> AsyncIterator[tuple[Verification, Delivered]]:
     delivered = Delivered()
     verifying = Verification(
-        parse=lambda raw: parse_block(raw, CHAIN, 0, COMMITTEE, GENESIS),
-        verify=lambda parsed: verify_block_signature(parsed, COMMITTEE),
         check=check,
         check_submitted=check,
         deliver=delivered.take,
@@ -98,7 +97,7 @@ async def test_good_blocks_arrive_in_the_order_of_their_source() -> None:
             for peer in sent:
                 one = block(peer, (b"%d" % time_ms,) * (time_ms % 7), time_ms=time_ms)
                 sent[peer].append(one)
-                assert verifying.add_blocks(peer, (one.raw,), fetched=time_ms % 2 == 1)
+                assert verifying.add_blocks(peer, (one.raw,), RULES, fetched=time_ms % 2 == 1)
         await delivered.until(lambda: len(delivered.messages) == 90)
         for peer, blocks in sent.items():
             mine = [message for message in delivered.messages if message[0] == peer]
@@ -122,7 +121,7 @@ async def test_every_payload_is_checked_whatever_the_chunks(sizes: list[int], ch
             blocks = [
                 block(1, tuple(b"%d/%d" % (number, item) for item in range(size))) for number, size in enumerate(sizes)
             ]
-            verifying.add_blocks(1, [one.raw for one in blocks], fetched=True)
+            verifying.add_blocks(1, [one.raw for one in blocks], RULES, fetched=True)
             payloads = [b"client/%d" % item for item in range(20)]
             verdicts = await verifying.check_payloads([*payloads, b"bad one"])
             await delivered.until(lambda: bool(delivered.messages))
@@ -136,10 +135,10 @@ async def test_faults_are_typed_and_end_their_message() -> None:
     forged = block(2, key=KEYS[3])
     unsigned_payload = block(2, (b"fine", b"bad payload"))
     async with pool() as (verifying, delivered):
-        verifying.add_blocks(1, (block(1).raw, forged.raw, block(3).raw), fetched=True)
-        verifying.add_blocks(2, (unsigned_payload.raw,), fetched=False)
-        verifying.add_blocks(3, (b"garbage",), fetched=False)
-        verifying.add_blocks(3, (block(3).raw,), fetched=False)
+        verifying.add_blocks(1, (block(1).raw, forged.raw, block(3).raw), RULES, fetched=True)
+        verifying.add_blocks(2, (unsigned_payload.raw,), RULES, fetched=False)
+        verifying.add_blocks(3, (b"garbage",), RULES, fetched=False)
+        verifying.add_blocks(3, (block(3).raw,), RULES, fetched=False)
         await delivered.until(lambda: len(delivered.messages) == 4)
     found = {(peer, type(fault).__name__, len(blocks)) for peer, blocks, fault, _ in delivered.messages}
     assert found == {(1, BadSignature.__name__, 1), (2, "Malformed", 0), (3, "Malformed", 0), (3, "NoneType", 1)}
@@ -155,8 +154,8 @@ async def test_a_huge_source_does_not_stall_another() -> None:
 
     async with pool(slow, threads=1) as (verifying, delivered):
         for time_ms in range(3):
-            verifying.add_blocks(1, (block(1, many, time_ms=time_ms).raw,), fetched=False)
-        verifying.add_blocks(2, (block(2, (b"small",)).raw,), fetched=False)
+            verifying.add_blocks(1, (block(1, many, time_ms=time_ms).raw,), RULES, fetched=False)
+        verifying.add_blocks(2, (block(2, (b"small",)).raw,), RULES, fetched=False)
         going.set()
         await delivered.until(lambda: len(delivered.messages) == 4)
     assert [peer for peer, *_ in delivered.messages] == [2, 1, 1, 1]
@@ -172,8 +171,8 @@ async def test_a_full_queue_says_so_and_says_when_it_is_drained(monkeypatch: pyt
     raws = [block(1, (b"x" * 1_000,), time_ms=time_ms).raw for time_ms in range(10)]
     monkeypatch.setattr(verification, "SOURCE_BYTES", 5 * len(raws[0]))
     async with pool(slow) as (verifying, delivered):
-        assert [verifying.add_blocks(1, (raw,), fetched=False) for raw in raws] == [True] * 5 + [False] * 5
-        assert verifying.add_blocks(2, (raws[0],), fetched=False)
+        assert [verifying.add_blocks(1, (raw,), RULES, fetched=False) for raw in raws] == [True] * 5 + [False] * 5
+        assert verifying.add_blocks(2, (raws[0],), RULES, fetched=False)
         waiting = asyncio.create_task(verifying.drained(1))
         await asyncio.sleep(0)
         assert not waiting.done()
@@ -187,7 +186,7 @@ async def test_a_bug_in_a_check_stops_the_node_instead_of_blaming_the_peer() -> 
         raise ZeroDivisionError
 
     async with pool(broken) as (verifying, delivered):
-        verifying.add_blocks(1, (block(1, (b"one",)).raw,), fetched=False)
+        verifying.add_blocks(1, (block(1, (b"one",)).raw,), RULES, fetched=False)
         await delivered.until(lambda: bool(delivered.failures))
     assert isinstance(delivered.failures[0], ZeroDivisionError)
     assert not delivered.messages
@@ -202,9 +201,9 @@ async def test_forgetting_a_peer_drops_what_waits_of_it() -> None:
 
     async with pool(slow, threads=1) as (verifying, delivered):
         for time_ms in range(5):
-            verifying.add_blocks(1, (block(1, (b"one",), time_ms=time_ms).raw,), fetched=False)
+            verifying.add_blocks(1, (block(1, (b"one",), time_ms=time_ms).raw,), RULES, fetched=False)
         verifying.forget(1)
-        verifying.add_blocks(2, (block(2).raw,), fetched=False)
+        verifying.add_blocks(2, (block(2).raw,), RULES, fetched=False)
         going.set()
         await delivered.until(lambda: any(message[0] == 2 for message in delivered.messages))
     assert len([message for message in delivered.messages if message[0] == 1]) <= 1
@@ -216,8 +215,8 @@ async def test_small_messages_are_checked_at_once_up_to_a_rate(monkeypatch: pyte
     async with pool() as (verifying, delivered):
         monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: 5.0)
         for time_ms in range(5):
-            verifying.add_blocks(1, (block(1, time_ms=time_ms).raw,), fetched=False)
-        verifying.add_blocks(2, (block(2, key=KEYS[3]).raw,), fetched=False)
+            verifying.add_blocks(1, (block(1, time_ms=time_ms).raw,), RULES, fetched=False)
+        verifying.add_blocks(2, (block(2, key=KEYS[3]).raw,), RULES, fetched=False)
         at_once = list(delivered.messages)
         monkeypatch.undo()
         await delivered.until(lambda: len(delivered.messages) == 6)
@@ -229,3 +228,20 @@ async def test_small_messages_are_checked_at_once_up_to_a_rate(monkeypatch: pyte
         3,
         4,
     ]
+
+
+@pytest.mark.parametrize("inline_bytes", [0, 2_000], ids=["in a thread", "at once"])
+async def test_blocks_are_checked_by_the_rules_they_come_with(
+    monkeypatch: pytest.MonkeyPatch, inline_bytes: int
+) -> None:
+    monkeypatch.setattr(verification, "INLINE_BYTES", inline_bytes)
+    old, new, forged = block(1), block(1, era=1), block(1, era=1, key=KEYS[1])
+    sent = [(old, RULES), (old, NEXT_RULES), (new, RULES), (new, NEXT_RULES), (forged, NEXT_RULES)]
+    async with pool() as (verifying, delivered):
+        for one, rules in sent:
+            verifying.add_blocks(1, (one.raw,), rules, fetched=False)
+        await delivered.until(lambda: len(delivered.messages) == len(sent))
+    assert [len(blocks) for _, blocks, _, _ in delivered.messages] == [1, 0, 0, 1, 0]
+    assert [fault is None for _, _, fault, _ in delivered.messages] == [True, False, False, True, False]
+    assert isinstance(delivered.messages[4][2], BadSignature)
+    assert delivered.rules == [rules for _, rules in sent]

@@ -1,7 +1,8 @@
 """The other side of the SDK's tests: a real service chain with four validator keys, and HTTP servers over its bytes.
 
-Every transaction that comes in is a commit of its own, and every commit is a checkpoint that all four certify. What is
-served was made by the production service chain and routing table; a node can be told to misbehave.
+Every transaction that comes in is a commit of its own, and every commit is a checkpoint that all of the era's members
+certify. Eras end when a test says so (`hand_over`), with any committee; the state is the production service chain's.
+What is served was made by the production service chain and routing table; a node can be told to misbehave.
 """
 
 from __future__ import annotations
@@ -22,17 +23,20 @@ from blockcloud.primitives.addresses import parse_address
 from blockcloud.primitives.amounts import GENESIS_SUPPLY_MICRO_BLOC
 from blockcloud.primitives.certificates import CHECKPOINT, Certificate, Statement
 from blockcloud.primitives.errors import BlockCloudError, PeerFault
-from blockcloud.primitives.hashes import ZERO_DIGEST
+from blockcloud.primitives.hashes import ZERO_DIGEST, sha256
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.primitives.merkle import merkle_root
 from blockcloud.primitives.storage import Batch, MemoryStore
 from blockcloud.routing.store import RoutingTable
 from blockcloud.service_chain.genesis import Genesis, GenesisValidator, NamingParameters
+from blockcloud.service_chain.handover import Handover
+from blockcloud.service_chain.inclusion import ProvenTransaction, prove_transaction
 from blockcloud.service_chain.machine import ServiceChain
 from blockcloud.service_chain.proven import ProvenValue
 from blockcloud.service_chain.transaction import parse_transaction
-from blockcloud.transaction_chain.block import Header, genesis_reference, sign_block
+from blockcloud.transaction_chain.block import Block, Header, genesis_reference, sign_block
 from blockcloud.transaction_chain.commit import Commit, CommitRecord
+from blockcloud.transaction_chain.era import EraPlan, Seat, handover_statement
 from blockcloud.transaction_chain.parameters import Parameters
 
 VALIDATORS = [SigningKey(bytes([number]) * 32) for number in range(1, 5)]
@@ -45,7 +49,9 @@ START_MS = 1_800_000_000_000
 class Ledger:
     """A chain whose commits are made by hand. `now_ms` is everybody's clock."""
 
-    def __init__(self, urls: tuple[str, ...] = ("http://127.0.0.1:1",) * 4, *, name: str = "test") -> None:
+    def __init__(
+        self, urls: tuple[str, ...] = ("http://127.0.0.1:1",) * 4, *, name: str = "test", era_length: int = 600
+    ) -> None:
         validators = tuple(
             GenesisValidator(key.public, BOND, url, "127.0.0.1:1") for key, url in zip(VALIDATORS, urls, strict=True)
         )
@@ -53,7 +59,7 @@ class Ledger:
         self.genesis = Genesis(
             name,
             START_MS,
-            Parameters(checkpoint_period=1),
+            Parameters(checkpoint_period=1, era_length=era_length),
             NamingParameters(preorder_min=2, preorder_max=50, lifetime=60, grace=5),
             validators,
             ((OWNER.public, rich), (OTHER.public, 5_000_000)),
@@ -64,29 +70,66 @@ class Ledger:
         self.now_ms = START_MS
         self.previous = self.chain_id
         self.commits: dict[int, CommitRecord] = {}
+        self.blocks: dict[int, Block] = {}  # one for each commit
         self.outcomes: dict[bytes, str] = {}
+        self.next_era: EraPlan | None = None  # what the chain itself says after the newest commit
+        self.era = 0
+        self.members = [VALIDATORS]  # of each era
+        self.handovers: list[Handover] = []  # into eras 1, 2, ...
 
     def commit(self, *payloads: bytes, time_ms: int | None = None) -> int:
         """Execute one commit with these transactions; its height."""
         height = self.chain.height + 1
         parents = tuple(genesis_reference(author, self.chain_id) for author in range(4))
         time = self.now_ms if time_ms is None else time_ms
-        header = Header(self.chain_id, 0, 0, height, parents, time, merkle_root(payloads))
-        block = sign_block(header, payloads, VALIDATORS[0])
-        record = CommitRecord(0, height, height, self.previous, (block.reference,), (block.reference,), time)
+        header = Header(self.chain_id, self.era, 0, height, parents, time, merkle_root(payloads))
+        block = sign_block(header, payloads, self.members[-1][0])
+        record = CommitRecord(self.era, height, height, self.previous, (block.reference,), (block.reference,), time)
         self.previous = record.digest()
         batch = Batch()
         result = self.chain.execute(Commit(record, self.previous, (block,)), batch)
         self.store.write(batch, sync=False)
-        self.commits[height] = record
+        self.next_era = result.next_era
+        self.commits[height], self.blocks[height] = record, block
         self.outcomes.update(result.outcomes)
         return height
 
     def certificate(self, height: int, *, signers: list[SigningKey] | None = None, **changes: Any) -> Certificate:
         """The checkpoint's certificate at `height`; `changes` replace fields of the statement."""
+        record = self.commits[height]
+        digests = (record.digest(), self.chain.root_at(height))
+        statement = Statement(CHECKPOINT, self.chain_id, record.era, height, digests)
+        return certify(msgspec.structs.replace(statement, **changes), signers or self.members[record.era])
+
+    def proven_transaction(self, identifier: bytes, certified: int) -> ProvenTransaction:
+        """The proof of a committed transaction by the checkpoint at a height."""
+        receipt = self.chain.receipt(identifier)
+        assert receipt is not None
+        commits = [codec.encode(self.commits[height]) for height in range(receipt.height, certified + 1)]
+        return prove_transaction(self.blocks[receipt.height], receipt.index, commits, self.certificate(certified))
+
+    def plan(self, members: list[SigningKey], bonds: list[int], **changes: Any) -> EraPlan:
+        """The plan of an era after this one, with these members; `changes` replace its fields."""
+        seats = tuple(Seat(key.public, key.public, bond, 1, "", "") for key, bond in zip(members, bonds, strict=True))
+        beacon = sha256(self.commits[self.chain.height].digest())
+        return msgspec.structs.replace(EraPlan(self.era + 1, self.chain.height + 1, beacon, 1, seats), **changes)
+
+    def handover(self, plan: EraPlan, *, signers: list[SigningKey] | None = None, **changes: Any) -> Handover:
+        """A hand-over after the newest commit; `changes` replace fields of the statement. Nothing of it is kept."""
+        height = self.chain.height
         digests = (self.commits[height].digest(), self.chain.root_at(height))
-        statement = Statement(CHECKPOINT, self.chain_id, 0, height, digests)
-        return certify(msgspec.structs.replace(statement, **changes), signers or VALIDATORS)
+        statement = msgspec.structs.replace(handover_statement(self.chain_id, height, *digests, plan), **changes)
+        return Handover(certify(statement, signers or self.members[self.era]), plan)
+
+    def hand_over(self, members: list[SigningKey] | None = None, bonds: list[int] | None = None) -> Handover:
+        """End the era after the newest commit; the next is these members' (default: the same)."""
+        members = members or self.members[-1]
+        made = self.handover(self.plan(members, bonds or [BOND] * len(members)))
+        self.handovers.append(made)
+        self.members.append(members)
+        self.era += 1
+        self.previous = made.certificate.statement.digest()
+        return made
 
     def proven(self, key: bytes, height: int | None = None) -> ProvenValue:
         """The proven value of a state key at a height (default: the newest)."""
@@ -148,6 +191,17 @@ class Node:
                     ledger.commit()
                 proven = ledger.proven(bytes.fromhex(request.query_params["key"]))
                 return Response(codec.encode(proven), media_type="application/msgpack")
+            case "GET", ["handovers", number]:
+                if not 1 <= int(number) <= len(ledger.handovers):
+                    return not_found()
+                data = codec.encode(ledger.handovers[int(number) - 1])
+                return Response(data, media_type="application/msgpack")
+            case "GET", ["transactions", identifier, "proof"]:
+                found = bytes.fromhex(identifier)
+                receipt = chain.receipt(found)
+                if receipt is None:
+                    return not_found()
+                return Response(codec.encode(ledger.proven_transaction(found, receipt.height)))
             case "GET", ["transactions", identifier]:
                 receipt = chain.receipt(bytes.fromhex(identifier))
                 return as_json(view(receipt)) if receipt else not_found()

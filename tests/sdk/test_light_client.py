@@ -19,7 +19,14 @@ from blockcloud.primitives.errors import (
 )
 from blockcloud.primitives.hashes import ZERO_DIGEST
 from blockcloud.primitives.keys import SigningKey
-from blockcloud.sdk.errors import ConflictingCertificates, ProofFromFuture, Rollback, StaleProof, WrongStateKey
+from blockcloud.sdk.errors import (
+    ConflictingCertificates,
+    ProofFromFuture,
+    Rollback,
+    StaleProof,
+    UnknownEra,
+    WrongStateKey,
+)
 from blockcloud.sdk.light_client import PROVEN_BYTES, LightClient
 from blockcloud.service_chain.operations import Transfer
 from blockcloud.service_chain.proven import ProvenValue
@@ -149,7 +156,7 @@ def test_a_certificate_of_another_chain_kind_or_era_does_not_count() -> None:
         accept(changed(certificate=LEDGER.certificate(3, digests=(ZERO_DIGEST,))))
     record = msgspec.structs.replace(LEDGER.commits[3], era=1)
     digests = (record.digest(), LEDGER.chain.root_at(3))
-    with pytest.raises(BadCertificate):
+    with pytest.raises(UnknownEra):
         accept(changed(certificate=LEDGER.certificate(3, era=1, digests=digests), commit=codec.encode(record)))
 
 
@@ -188,9 +195,14 @@ def test_two_certified_histories_are_noticed() -> None:
     light.accept(codec.encode(PROVEN), KEY, NOW_MS)
     with pytest.raises(ConflictingCertificates):
         light.accept(codec.encode(other.proven(KEY)), KEY, NOW_MS)
+    assert light.evidence == (codec.encode(PROVEN.certificate), codec.encode(other.certificate(3)))
+    with pytest.raises(ConflictingCertificates):
+        light.accept(codec.encode(PROVEN), KEY, NOW_MS)  # nobody knows which history is the true one
     backwards = Ledger()
     for _ in range(4):
         backwards.commit(time_ms=START_MS + 5_000)
+    light = client()
+    light.accept(codec.encode(PROVEN), KEY, NOW_MS)
     with pytest.raises(ConflictingCertificates):
         light.accept(codec.encode(backwards.proven(KEY)), KEY, NOW_MS)
 

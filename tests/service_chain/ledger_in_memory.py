@@ -11,7 +11,7 @@ from blockcloud.primitives.storage import Batch, MemoryStore
 from blockcloud.service_chain.genesis import FeeParameters, Genesis, GenesisValidator, NamingParameters
 from blockcloud.service_chain.machine import ServiceChain
 from blockcloud.service_chain.operations import Operation, Preorder, Register, name_commitment
-from blockcloud.service_chain.records import Account, Fees, Lane, NameRecord, ValidatorRecord
+from blockcloud.service_chain.records import Account, Candidate, EraTally, Fees, Lane, NameRecord
 from blockcloud.service_chain.state import VersionedState
 from blockcloud.service_chain.transaction import TransactionBody, sign_transaction
 from blockcloud.transaction_chain.block import Block, Header, sign_block
@@ -27,7 +27,14 @@ USERS = [SigningKey(bytes([1, number]) + bytes(30)) for number in range(8)]
 VALIDATORS = [SigningKey(bytes([2, number]) + bytes(30)) for number in range(2)]
 # Short lives, so that tests see expiry.
 NAMING = NamingParameters(preorder_min=2, preorder_max=6, lifetime=20, grace=5)
-SHAPES: dict[bytes, type[Any]] = {b"a": Account, b"f": Fees, b"l": Lane, b"n": NameRecord, b"v": ValidatorRecord}
+SHAPES: dict[bytes, type[Any]] = {
+    b"a": Account,
+    b"f": Fees,
+    b"l": Lane,
+    b"n": NameRecord,
+    b"v": Candidate,
+    b"T": EraTally,
+}
 
 
 def small_genesis(naming: NamingParameters = NAMING, fees: FeeParameters | None = None) -> Genesis:
@@ -96,11 +103,7 @@ class Ledger:
         made = tuple(self._block(height, author, part) for author, part in enumerate(parts))
         references = tuple(block.reference for block in made)
         self.record = CommitRecord(0, height, height, self.record.digest(), references[:1], references, height * 100)
-        batch = Batch()
-        result = self.chain.execute(Commit(self.record, self.record.digest(), made), batch)
-        self.store.write(batch, sync=True)
-        self.results.append(result)
-        return result
+        return self._apply(Commit(self.record, self.record.digest(), made))
 
     def run(self, user: SigningKey, *operations: Operation, **changes: Any) -> str:
         """One transaction in a commit of its own; its code."""
@@ -124,14 +127,23 @@ class Ledger:
         return {key: value for key in keys if (value := state.get(key)) is not None}
 
     def money(self) -> int:
-        """All micro-BLOC there is: balances, deposits, bonds, the era pot, and what was burned."""
+        """All there is in micro-BLOC, equal to the supply: balances, deposits, stakes, earnings of this era, the pot of
+        fees, and what was burned."""
         total = 0
         for key, value in self.state().items():
             shape = SHAPES.get(key[:1])
             record: Any = codec.decode(value, shape, limit=2**16) if shape else None
-            for field in ("balance", "deposit", "bond", "era_pot", "burned"):
+            for field in ("balance", "deposit", "at_stake", "era_pot", "burned"):
                 total += getattr(record, field, 0)
+            total += sum(getattr(record, "earned", ()))
         return total
+
+    def _apply(self, commit: Commit) -> Result:
+        batch = Batch()
+        result = self.chain.execute(commit, batch)
+        self.store.write(batch, sync=True)
+        self.results.append(result)
+        return result
 
     def _block(self, height: int, author: int, payload: tuple[bytes, ...]) -> Block:
         header = Header(self.chain.chain_id, 0, author, height, (), height * 100, bytes(32))

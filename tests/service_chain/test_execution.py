@@ -22,9 +22,8 @@ from blockcloud.service_chain.operations import (
     Transfer,
     name_commitment,
 )
-from blockcloud.service_chain.records import ValidatorRecord
 from blockcloud.service_chain.state import VersionedState
-from blockcloud.service_chain.state_keys import FEES_KEY, account_key, lane_key, validator_key
+from blockcloud.service_chain.state_keys import FEES_KEY, TALLY_KEY, account_key, lane_key
 from blockcloud.service_chain.transaction import parse_transaction
 from blockcloud.transaction_chain.commit import Commit
 from tests.service_chain.ledger_in_memory import NAMING, RICH, SALT, USERS, VALIDATORS, Ledger, small_genesis
@@ -55,13 +54,13 @@ def test_a_transfer_moves_money_charges_its_fee_and_leaves_a_receipt() -> None:
     assert (fees.era_pot, fees.burned) == (receipt.fee // 2, receipt.fee - receipt.fee // 2)
 
 
-def test_a_transfer_touches_two_accounts_and_the_fees() -> None:
+def test_a_transfer_touches_two_accounts_fees_and_tally() -> None:
     ledger = Ledger()
     before = ledger.state()
     ledger.run(ALICE, PAY)
     after = ledger.state()
     changed = {key for key in after if after[key] != before.get(key)}
-    assert changed == {account_key(ALICE.public), account_key(BOB.public), FEES_KEY}
+    assert changed == {account_key(ALICE.public), account_key(BOB.public), FEES_KEY, TALLY_KEY}
 
 
 def test_paying_oneself_changes_nothing_but_the_fee() -> None:
@@ -92,7 +91,8 @@ def test_a_void_transaction_leaves_no_trace(case: str) -> None:
     ledger.chain.check(payload)
     assert ledger.commit(payload) == [code]
     after = ledger.state()
-    assert {**after, FEES_KEY: b""} == {**before, FEES_KEY: b""}  # the base fee moves by itself
+    by_itself = {FEES_KEY: b"", TALLY_KEY: b""}  # the base fee and the rewards move by themselves
+    assert {**after, **by_itself} == {**before, **by_itself}
     assert ledger.chain.receipt(parse_transaction(payload).id) is None
 
 
@@ -240,12 +240,15 @@ def test_closing_a_lane_returns_the_deposit_and_its_number_is_gone_for_ever() ->
 
 def test_only_validators_announce_an_endpoint() -> None:
     ledger = Ledger()
-    assert ledger.run(ALICE, AnnounceEndpoint("http://127.0.0.1:1")) == "not_a_validator"
+    assert ledger.run(ALICE, AnnounceEndpoint("http://127.0.0.1:1")) == "not_a_candidate"
     assert ledger.run(VALIDATORS[1], AnnounceEndpoint("https://api.example:9")) == "ok"
-    value = ledger.chain.get(validator_key(VALIDATORS[1].public))
-    assert value is not None
-    assert b"https://api.example:9" in value
-    assert ValidatorRecord.__struct_fields__[2] == "api_url"
+    candidate = ledger.chain.candidate(VALIDATORS[1].public)
+    assert candidate is not None
+    assert (candidate.api_url, candidate.link_address) == ("https://api.example:9", "127.0.0.1:8702")
+    assert ledger.run(VALIDATORS[1], AnnounceEndpoint("https://api.example:9", "127.0.0.1:1")) == "ok"
+    candidate = ledger.chain.candidate(VALIDATORS[1].public)
+    assert candidate is not None
+    assert candidate.link_address == "127.0.0.1:1"
 
 
 @given(st.lists(st.integers(0, 3), max_size=5), st.integers(0, 3))
@@ -266,16 +269,18 @@ def test_a_failing_operation_undoes_all_of_its_transaction(kinds: list[int], fai
     (code,) = ledger.commit(payload)
     assert code != "ok"
     after = ledger.state()
-    assert [key for key in after if after[key] != before.get(key)] == [account_key(ALICE.public), FEES_KEY]
+    changed = {key for key in after if after[key] != before.get(key)}
+    assert changed == {account_key(ALICE.public), FEES_KEY, TALLY_KEY}
     assert balance(ledger, ALICE.public) == RICH - 10 * parse_transaction(payload).weight
 
 
-def test_an_idle_chain_at_the_floor_of_its_fee_writes_no_state() -> None:
+def test_an_idle_chain_at_the_floor_of_its_fee_writes_rewards_and_nothing_else() -> None:
     ledger = Ledger(small_genesis(NAMING, FeeParameters(base_fee=1)))
     results = [ledger.execute() for _ in range(9)]
     written = VersionedState(ledger.store)
-    assert [height for height in range(10) if written.changes_at(height)] == [0]
-    assert {result.state_root for result in results if result.height % 4 == 0} == {ledger.chain.root_at(0)}
+    # Emission begins when the commit time has passed the genesis time: at height 11 here.
+    assert [written.changes_at(height) for height in range(1, 10)] == [[TALLY_KEY]] * 9
+    assert all(result.state_root for result in results if result.height % 4 == 0)
     assert [result.state_root for result in results if result.height % 4] == [None] * 7
 
 

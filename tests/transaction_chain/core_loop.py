@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from blockcloud.primitives.errors import PeerFault
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.transaction_chain.block import Block, BlockReference, parse_block, parse_own, verify_block_signature
-from blockcloud.transaction_chain.commit import Commit, CommitRecord, genesis_record
+from blockcloud.transaction_chain.commit import Commit, CommitRecord, EraStart, genesis_record
 from blockcloud.transaction_chain.committee import Committee, Member
 from blockcloud.transaction_chain.core import Core, Ready, Recovered
 from blockcloud.transaction_chain.mempool import Mempool
@@ -57,8 +57,7 @@ def make_core(
         era=0,
         committee=committee_of(keys),
         parameters=parameters,
-        genesis=GENESIS,
-        genesis_time_ms=START_MS,
+        start=EraStart.of_chain(GENESIS, START_MS),
         beacon=BEACON,
         own=own,
         key=None if own is None else keys[own],

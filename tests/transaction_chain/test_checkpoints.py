@@ -9,9 +9,9 @@ import pytest
 
 from blockcloud.primitives import codec
 from blockcloud.primitives.certificates import CHECKPOINT, DOMAIN, SignedStatement, Statement
-from blockcloud.primitives.errors import BadSignature, Malformed, WrongChain
+from blockcloud.primitives.errors import BadSignature, Malformed, UnknownSigner, WrongChain
 from blockcloud.primitives.keys import SigningKey
-from blockcloud.transaction_chain.checkpoints import STATEMENTS_PER_MEMBER, CheckpointCollector, UnknownSigner
+from blockcloud.transaction_chain.checkpoints import STATEMENTS_PER_MEMBER, CheckpointCollector
 from blockcloud.transaction_chain.committee import Committee, Member
 
 CHAIN = bytes([1]) * 32

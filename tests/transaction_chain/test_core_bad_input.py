@@ -8,6 +8,7 @@ import pytest
 from blockcloud.primitives.errors import BadConfiguration
 from blockcloud.primitives.limits import CLOCK_AHEAD_MS, FETCH_RETRY_MS, HELD_BACK_BLOCKS, SUSPENDED_BLOCKS
 from blockcloud.transaction_chain.block import BlockReference, sign_block
+from blockcloud.transaction_chain.commit import EraStart
 from blockcloud.transaction_chain.core import EVIDENCE_PER_MEMBER, Core
 from blockcloud.transaction_chain.mempool import Mempool
 from blockcloud.transaction_chain.messages import FetchBlocks, FetchLevels
@@ -231,7 +232,7 @@ def test_an_equivocator_fills_no_memory() -> None:
     ready = core.ready()
     assert ready.persist == twins[:2]
     assert [(peer, fault.code) for peer, fault in ready.complaints] == [(3, "equivocation")]
-    assert core.evidence == [(twins[0].reference, twins[1].reference)]
+    assert [(one.reference, two.reference) for one, two in core.evidence] == [(twins[0].reference, twins[1].reference)]
     row = [make_block(author, 1, genesis_parents()) for author in range(3)]
     for block in row:
         core.receive_block(block, block.author, START_MS)
@@ -299,8 +300,7 @@ def test_the_key_must_be_the_members() -> None:
             era=0,
             committee=committee_of(KEYS),
             parameters=PARAMETERS,
-            genesis=GENESIS,
-            genesis_time_ms=START_MS,
+            start=EraStart.of_chain(GENESIS, START_MS),
             beacon=bytes(32),
             own=0,
             key=KEYS[1],

@@ -21,7 +21,7 @@ from blockcloud.transaction_chain.messages import (
     FetchBlocks,
     FetchLevels,
     Message,
-    Ping,
+    Position,
     Routing,
     Statement,
     decode_message,
@@ -39,7 +39,7 @@ MESSAGES: list[Message] = [
     Blocks((b"one", b"two")),
     Statement(SIGNED),
     Routing(b""),
-    Ping(),
+    Position(3, True),
 ]
 
 
@@ -84,9 +84,9 @@ def test_an_unknown_tag() -> None:
 
 
 def test_a_longer_form_of_the_same_message() -> None:
-    assert encode_message(Ping()) == b"\x91\x07"
+    assert encode_message(Position(5, True)) == b"\x93\x07\x05\xc3"
     with pytest.raises(NonCanonical):
-        decode_message(b"\x91\xcc\x07")
+        decode_message(b"\x93\x07\xcc\x05\xc3")
 
 
 def damaged(raw: bytes, at: int, byte: int) -> bytes:

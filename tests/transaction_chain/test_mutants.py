@@ -1,4 +1,4 @@
-"""Planted bugs in production code: each must be caught by the fuzzer, or the fuzzer proves nothing.
+"""Planted bugs in production code: each must be caught by fuzzer, simulator or scenarios, or they prove nothing.
 
 A mutant is a text replacement in one production file. The package is copied to a temporary folder, changed there and
 judged in a process of its own. A replacement whose old text is gone fails loudly: the mutant must follow the code.
@@ -25,12 +25,12 @@ DAGS = 1_500
 
 AGREEMENT = ("-m", "blockcloud.simulation.dag_fuzzer", "--seed", str(FIRST_SEED), "--count", str(DAGS))
 MODEL = (*AGREEMENT, "--model")
-NETWORK = ("-m", "blockcloud.simulation.network", "--seed", "1", "--count", "60", "--seconds", "5")
-NETWORK_LONG = (*NETWORK[:-1], "10")
-SCENARIOS = (
-    *("-m", "pytest", "-q", "-x", "-c", os.devnull, "-p", "no:cacheprovider", "-p", "no:asyncio"),
-    *("--import-mode=importlib", str(Path(__file__).parent / "test_collection_scenarios.py")),
-)
+NETWORK = ("-m", "blockcloud.simulation.runner", "--seed", "1", "--count", "120", "--levels", "30")
+NETWORK_LONG = (*NETWORK[:-1], "100")
+TESTS = Path(__file__).parent.parent
+PYTEST = ("-m", "pytest", "-q", "-x", "-c", os.devnull, "-p", "no:cacheprovider", "-p", "no:asyncio")
+SCENARIOS = (*PYTEST, "--import-mode=importlib", str(TESTS / "transaction_chain/test_collection_scenarios.py"))
+CERTIFICATES = (*PYTEST, "--import-mode=importlib", str(TESTS / "primitives/test_certificates.py"))
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Mutant:
 
     AGREEMENT compares views only: what dies there is unsafe. MODEL also compares with the slow model of the rule: what
     dies only there keeps nodes in agreement on something that the rule does not say. NETWORK runs whole committees
-    under faults, SCENARIOS the tests about collection.
+    under faults and liars, SCENARIOS the tests about collection, CERTIFICATES what a verifier must refuse.
     """
 
     name: str
@@ -53,6 +53,10 @@ COMMITTER = "transaction_chain/committer.py"
 LINEARIZER = "transaction_chain/linearizer.py"
 BLOCK = "transaction_chain/block.py"
 CORE = "transaction_chain/core.py"
+LEADERS = "transaction_chain/leaders.py"
+CHECKPOINTS = "transaction_chain/checkpoints.py"
+SUSPENSION = "transaction_chain/suspension.py"
+CERTIFICATE = "primitives/certificates.py"
 
 MUTANTS = [
     Mutant(
@@ -234,6 +238,129 @@ MUTANTS = [
         "if self._slot_is_full(block) or self.dag.slot(block.level, block.author):",
         NETWORK,
     ),
+    Mutant(
+        "the draw of leaders depends on what was drawn before",
+        LEADERS,
+        "leaders = self._draw(level)",
+        "leaders = self._draw(level + len(self._drawn) % 2)",
+        NETWORK,
+    ),
+    Mutant(
+        "a draw that was forgotten comes out otherwise",
+        LEADERS,
+        "            if len(self._drawn) >= CACHED_LEVELS:\n                del self._drawn[next(iter(self._drawn))]\n",
+        "            if len(self._drawn) >= 8:\n                self._drawn.clear()\n                leaders = leaders[::-1]\n",
+        NETWORK,
+    ),
+    Mutant(
+        "a parent may be at the block's own level",
+        BLOCK,
+        "if any(not 0 <= parent.level < header.level or",
+        "if any(not 0 <= parent.level <= header.level or",
+    ),
+    Mutant(
+        "blocks of another chain are accepted",
+        BLOCK,
+        "if header.chain_id != chain_id:",
+        "if len(header.chain_id) != len(chain_id):",
+    ),
+    Mutant(
+        "the author's signature is not checked",
+        BLOCK,
+        "    verify(committee.members[block.author].key, SIGNATURE_DOMAIN, block.reference.digest, block.signature)\n",
+        "",
+    ),
+    Mutant(
+        "blocks ahead of time are not held back",
+        CORE,
+        "if block.header.timestamp_ms > now_ms + CLOCK_AHEAD_MS:",
+        "if block.header.timestamp_ms > now_ms + 100 * CLOCK_AHEAD_MS:",
+        NETWORK,
+    ),
+    Mutant(
+        "blocks are collected by what is known, not by what is committed",
+        CORE,
+        "        gc_level = max(0, level - self.parameters.gc_depth_levels)\n        for block in",
+        "        gc_level = max(0, self.dag.highest_level - self.parameters.gc_depth_levels)\n        for block in",
+        NETWORK_LONG,
+    ),
+    Mutant(
+        "what falls out uncommitted is not proposed again",
+        CORE,
+        "                self._mempool.put_back(block.payload)\n",
+        "",
+        NETWORK_LONG,
+    ),
+    Mutant(
+        "a suspended block is let go before its last parent",
+        SUSPENSION,
+        "if entry.missing == 0:",
+        "if entry.missing <= 1:",
+        NETWORK,
+    ),
+    Mutant(
+        "the newest own block is never sent again",
+        CORE,
+        "            self._ready.broadcast.append(self._own_recent[-1])\n",
+        "",
+        NETWORK,
+    ),
+    Mutant(
+        "the chain of commits begins anew at a restart",
+        CORE,
+        "            self._last_digest = recovered.last_commit.digest()\n",
+        "            pass\n",
+        NETWORK,
+    ),
+    Mutant(
+        "decided levels are decided again after a restart",
+        CORE,
+        "        self._decided_level = recovered.last_commit.level\n",
+        "",
+        NETWORK,
+    ),
+    Mutant(
+        "an honest author is taken for an equivocator",
+        CORE,
+        "        others = self.dag.slot(block.level, block.author)\n",
+        "        others = self.dag.blocks_at(block.level)\n",
+        NETWORK,
+    ),
+    Mutant(
+        "f + 1 statements are a certificate",
+        CHECKPOINTS,
+        "if weight < self._committee.quorum:",
+        "if weight <= self._committee.total - self._committee.quorum:",
+        NETWORK,
+    ),
+    Mutant(
+        "different statements add up to a certificate",
+        CHECKPOINTS,
+        "if other is not None and other.statement == statement:",
+        "if other is not None:",
+        NETWORK,
+    ),
+    Mutant(
+        "statements count without their signature",
+        CHECKPOINTS,
+        "        signed.verify()\n",
+        "",
+        NETWORK,
+    ),
+    Mutant(
+        "a signer counts twice in a certificate",
+        CERTIFICATE,
+        " or len(set(signers)) != len(signers)",
+        "",
+        CERTIFICATES,
+    ),
+    Mutant(
+        "a certificate below the quorum verifies",
+        CERTIFICATE,
+        "if weight < needed:",
+        "if 2 * weight < needed:",
+        CERTIFICATES,
+    ),
 ]
 
 QUICK = ("weak certificate: f + 1 votes", "f + 1 blames skip", "two parents of one author are accepted")
@@ -265,6 +392,8 @@ def must_be_caught(mutant: Mutant, folder: Path) -> None:
         caught = verdict.returncode == 1 and json.loads(last_line)["verdict"] != "Pass"
     elif mutant.judge is SCENARIOS:
         caught = verdict.returncode == 1 and "WrongCommits" in verdict.stdout
+    elif mutant.judge is CERTIFICATES:
+        caught = verdict.returncode == 1 and "1 failed" in verdict.stdout
     else:
         caught = verdict.returncode == 1 and verdict.stdout.startswith("seed ")
     assert caught, f"mutant {mutant.name!r} survives:\n{verdict.stdout}{verdict.stderr}"

@@ -54,7 +54,7 @@ def _commit_bytes(validator: Validator, height: int) -> bytes:
 def _block_with(validator: Validator, record: CommitRecord, index: int) -> tuple[Block, int]:
     """The block of `record` that has payload item `index` of the whole commit, and the item's number in the block."""
     for reference in record.blocks:
-        raws = validator.tables.blocks_for(FetchBlocks((reference,)))
+        raws = validator.tables.blocks_for(FetchBlocks((reference,), record.era))
         if not raws:
             raise Pruned("this node no longer has the blocks of that time", height=record.height)
         block = parse_own(raws[0])

@@ -1,4 +1,5 @@
-"""What can be read from the ledger: accounts, names and their history, proofs, checkpoints, the committee."""
+"""What can be read from the ledger: accounts, names and their history, proofs, checkpoints, committees of all eras and
+how one hands over to the next."""
 
 from __future__ import annotations
 
@@ -9,16 +10,24 @@ from fastapi import APIRouter, Request, Response
 from blockcloud.api.answers import MSGPACK, answer, hex_bytes, optional_integer, wants_msgpack, whole_number
 from blockcloud.api.description import ERRORS, described, query
 from blockcloud.api.problems import NotFound
-from blockcloud.api.views import account_view, checkpoint_view, committee_view, name_view, proven_view
+from blockcloud.api.views import (
+    account_view,
+    candidate_view,
+    checkpoint_view,
+    committee_view,
+    handover_view,
+    name_view,
+    proven_view,
+)
 from blockcloud.node.validator import Validator
 from blockcloud.primitives import codec
 from blockcloud.primitives.addresses import parse_address
 from blockcloud.primitives.errors import Malformed, Oversized
 from blockcloud.primitives.limits import STATE_KEY_BYTES
 from blockcloud.primitives.names import parse_name
+from blockcloud.service_chain.handover import Handover
 
 HIGHEST: Final = 2**53
-GENESIS_ERA: Final = 0
 _HEIGHT: Final = query("height", "As it was after the commit at this height.", minimum=0, maximum=HIGHEST)
 
 
@@ -26,6 +35,7 @@ def query_routes(validator: Validator) -> APIRouter:
     """The routes over `validator`."""
     router = APIRouter(prefix="/v1", tags=["ledger"], responses=ERRORS)
     _add_network(router, validator)
+    _add_eras(router, validator)
     _add_accounts_and_names(router, validator)
     _add_proofs(router, validator)
     return router
@@ -36,11 +46,40 @@ def _add_network(router: APIRouter, validator: Validator) -> None:
     async def status(request: Request) -> Response:
         return answer(request, validator.status())
 
-    @router.get("/committee/{era}", summary="The committee of an era", openapi_extra=described())
+
+def _add_eras(router: APIRouter, validator: Validator) -> None:
+    chain = validator.chain
+
+    @router.get("/committee/{era}", summary="The committee of an era, past or present", openapi_extra=described())
     async def committee(request: Request, era: str) -> Response:
-        if whole_number(era, "era", 0, HIGHEST) != GENESIS_ERA:
-            raise NotFound("the committee of this era is not known", era=int(era))
-        return answer(request, committee_view(GENESIS_ERA, validator.committee))
+        plan = chain.plan_of(whole_number(era, "era", 0, HIGHEST))
+        if plan is None:
+            raise NotFound("the committee of this era is not known yet", era=int(era), reached=validator.era)
+        return answer(request, committee_view(plan))
+
+    @router.get(
+        "/handovers/{era}",
+        summary="The hand-over into an era, signed by the committee of the era before",
+        openapi_extra=described(),
+    )
+    async def handover(request: Request, era: str) -> Response:
+        """As msgpack: the canonical bytes of the hand-over, which a light client checks."""
+        number = whole_number(era, "era", 1, HIGHEST)
+        plan, certificate = chain.plan_of(number), validator.tables.handover(number)
+        if plan is None or certificate is None:
+            raise NotFound("this node has no certificate of a hand-over into this era", era=number)
+        found = Handover(certificate, plan)
+        if wants_msgpack(request):
+            return Response(codec.encode(found), media_type=MSGPACK)
+        return answer(request, handover_view(found))
+
+    @router.get("/candidates/{address}", summary="Who may sit in a committee, and its bond", openapi_extra=described())
+    async def candidate(request: Request, address: str) -> Response:
+        key = parse_address(address)
+        found = chain.candidate(key)
+        if found is None:
+            raise NotFound("there is no candidate of this address", address=address)
+        return answer(request, candidate_view(key, found))
 
 
 def _add_accounts_and_names(router: APIRouter, validator: Validator) -> None:

@@ -44,7 +44,8 @@ def build_app(validator: Validator, host: str) -> ASGIApp:
     for routes in (transaction_routes, query_routes, routing_routes, event_routes):
         app.include_router(routes(validator))
     _add_operations(app, validator)
-    announced = urlsplit(validator.genesis.validators[validator.own].api_url).hostname
+    candidate = validator.chain.candidate(validator.node_key)
+    announced = urlsplit(candidate.api_url).hostname if candidate is not None else None
     return Guard(app, host, [announced] if announced else [])
 
 

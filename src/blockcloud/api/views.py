@@ -11,11 +11,12 @@ from blockcloud.primitives import codec
 from blockcloud.primitives.addresses import format_address
 from blockcloud.primitives.amounts import format_amount
 from blockcloud.primitives.certificates import Certificate
+from blockcloud.service_chain.handover import Handover
 from blockcloud.service_chain.inclusion import ProvenTransaction
 from blockcloud.service_chain.proven import ProvenValue
 from blockcloud.service_chain.receipts import Receipt
-from blockcloud.service_chain.records import Account, NameRecord
-from blockcloud.transaction_chain.committee import Committee
+from blockcloud.service_chain.records import Account, Candidate, NameRecord
+from blockcloud.transaction_chain.era import EraPlan
 
 
 def account_view(public_key: bytes, account: Account | None) -> dict[str, Any]:
@@ -93,13 +94,64 @@ def checkpoint_view(certificate: Certificate) -> dict[str, Any]:
     }
 
 
-def committee_view(era: int, committee: Committee) -> dict[str, Any]:
-    """The committee of an era; weights are bonds."""
+def committee_view(plan: EraPlan) -> dict[str, Any]:
+    """The committee of an era; weights are bonds. `key` is who a member is, `consensus_key` what it signs with in this
+    era."""
     return {
-        "era": era,
-        "quorum": committee.quorum,
+        "era": plan.era,
+        "first_height": plan.first_height,
+        "beacon": plan.beacon.hex(),
+        "protocol_version": plan.protocol_version,
+        "quorum": plan.committee().quorum,
         "members": [
-            {"key": member.key.hex(), "address": format_address(member.key), "bond_micro_bloc": member.bond}
-            for member in committee.members
+            {
+                "key": seat.node_key.hex(),
+                "address": format_address(seat.node_key),
+                "consensus_key": seat.consensus_key.hex(),
+                "bond": format_amount(seat.bond),
+                "bond_micro_bloc": seat.bond,
+                "resource_weight_ppm": seat.resource_weight,
+                "link_address": seat.link_address,
+                "api_url": seat.api_url,
+            }
+            for seat in plan.seats
         ],
+    }
+
+
+def handover_view(handover: Handover) -> dict[str, Any]:
+    """A hand-over; `handover` are the canonical bytes that a light client verifies."""
+    statement = handover.certificate.statement
+    return {
+        "era": handover.plan.era,
+        "last_height": statement.height,
+        "commit_digest": statement.digests[0].hex(),
+        "state_root": statement.digests[1].hex(),
+        "plan_digest": statement.digests[2].hex(),
+        "signers": [signer.hex() for signer, _ in handover.certificate.signatures],
+        "committee": committee_view(handover.plan),
+        "handover": codec.encode(handover).hex(),
+    }
+
+
+def candidate_view(node_key: bytes, candidate: Candidate) -> dict[str, Any]:
+    """A candidate: what is behind it, for which eras it is ready and with which keys. `jailed_era` is null if it is not
+    jailed; what is unbonding can be withdrawn from the era `from_era` on."""
+    return {
+        "address": format_address(node_key),
+        "key": node_key.hex(),
+        "bond": format_amount(candidate.bond),
+        "bond_micro_bloc": candidate.bond,
+        "unbonding": [
+            {"from_era": era, "amount": format_amount(amount), "amount_micro_bloc": amount}
+            for era, amount in candidate.unbonding
+        ],
+        "ready": [{"era": era, "consensus_key": key.hex()} for era, key in candidate.keys],
+        "jailed": candidate.jailed,
+        "jailed_era": candidate.jailed_era if candidate.jailed else None,
+        "offences": candidate.offences,
+        "resource_weight_ppm": candidate.resource_weight,
+        "link_address": candidate.link_address,
+        "api_url": candidate.api_url,
+        "onion": bool(candidate.onion),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -36,18 +37,50 @@ def demo(
 
 
 def sim(
-    seed: Annotated[int, typer.Option(help="Everything that happens follows from it.")],
-    validators: Annotated[int, typer.Option(help="Committee size.")] = 4,
-    seconds: Annotated[int, typer.Option(help="Simulated seconds.")] = 10,
+    seed: Annotated[int | None, typer.Option(help="Everything that happens follows from it.")] = None,
+    seeds: Annotated[str, typer.Option(help="Many seeds, FIRST..LAST, one after another.")] = "",
+    validators: Annotated[int | None, typer.Option(help="Committee size; not given: 4 to 10, by the seed.")] = None,
+    seconds: Annotated[int | None, typer.Option(help="Simulated seconds, instead of --levels.")] = None,
+    levels: Annotated[int | None, typer.Option(help="Go on until every honest validator has so many [100].")] = None,
+    trace: Annotated[bool, typer.Option("--trace", help="Print a line for each event.")] = False,
+    processes: Annotated[int, typer.Option(min=1, help="Run so many seeds at once.")] = 1,
 ) -> None:
-    """Run the production consensus core under a simulated clock, network and disk with faults."""
-    from blockcloud.simulation.network import run
+    """Run the production consensus core under a simulated clock, network and disk with faults and liars."""
+    if (seed is None) == (not seeds):
+        raise typer.BadParameter("give --seed N or --seeds FIRST..LAST")
+    if trace and processes > 1:
+        raise typer.BadParameter("--trace follows one run at a time: leave --processes out")
+    from blockcloud.simulation.options import Length
+    from blockcloud.simulation.runner import Summary, Timed, one_line, run_many
 
-    result = run(seed, validators=validators, seconds=seconds)
-    show(result, as_json=options.as_json)
-    if result["verdict"] != "Pass":
-        say(f"repeat it: blockcloud sim --seed {seed} --validators {validators} --seconds {seconds}")
+    def ended(timed: Timed) -> None:
+        """A run is over: say so, and how to repeat it if it failed."""
+        summary.add(timed)
+        if seed is None and not options.as_json:
+            typer.echo(one_line(timed))
+        if not timed.passed:
+            say(f"repeat it: {timed.report['again']}")
+
+    wanted = range(seed, seed + 1) if seed is not None else _seeds(seeds)
+    length = Length.of(seconds, levels)
+    summary = Summary()
+    for timed in run_many(wanted, validators, length, processes=processes, tracer=_tracer() if trace else None):
+        ended(timed)
+    show(summary.last if seed is not None else summary.as_object(), as_json=options.as_json)
+    if summary.failed:
         raise typer.Exit(EXIT_FAILURE)
+
+
+def _tracer() -> Callable[[str], None]:
+    """Events go where people read: stdout, unless that is for one JSON object."""
+    return say if options.as_json else typer.echo
+
+
+def _seeds(text: str) -> range:
+    first, separator, last = text.partition("..")
+    if not (first.isdecimal() and last.isdecimal() and separator and int(first) <= int(last)):
+        raise typer.BadParameter("--seeds takes FIRST..LAST, such as 1..200")
+    return range(int(first), int(last) + 1)
 
 
 @bench.command("ledger")
@@ -89,3 +122,15 @@ def bench_sal() -> None:
     from blockcloud.bench.sal import run
 
     show(run(), as_json=options.as_json)
+
+
+@bench.command("finality")
+def bench_finality(
+    validators: Annotated[str, typer.Option(help="Committee sizes, separated by commas.")] = "4,10,40,100",
+    levels: Annotated[int, typer.Option(help="Levels of each run.")] = 60,
+) -> None:
+    """How long until a block is final, simulated: over the distances of cloud regions, and in message delays."""
+    from blockcloud.bench.finality import run
+
+    sizes = [int(size) for size in validators.split(",") if size.strip().isdecimal()]
+    show(run(sizes=sizes, levels=levels), as_json=options.as_json)

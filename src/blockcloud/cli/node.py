@@ -1,8 +1,16 @@
-"""`blockcloud node run`: one validator process in the foreground, as a service manager starts it."""
+"""`blockcloud node init|run`: the home folder of a node, and its process in the foreground, as a service manager starts
+it."""
 
 from __future__ import annotations
 
-from blockcloud.cli.context import command_group, home_folder
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from blockcloud.cli.context import command_group, home_folder, options
+from blockcloud.cli.output import say, show
 
 app = command_group("One node of the network.")
 
@@ -13,8 +21,41 @@ def node() -> None:
 
 
 @app.command()
+def init(
+    genesis: Annotated[Path, typer.Option("--genesis", help="Genesis file of the network to join.")],
+    base_port: Annotated[
+        int | None, typer.Option(help="Port of the API; links get the next one. Default: 8700.")
+    ] = None,
+) -> None:
+    """Make the home folder (--home) of a new node: genesis, configuration, keys of its own, and empty data."""
+    from blockcloud.node.config import BASE_PORT, CONFIG_FILE
+    from blockcloud.node.homes import make_home
+    from blockcloud.primitives.addresses import format_address
+    from blockcloud.sdk.home import read_genesis
+
+    folder = home_folder().absolute()
+    checked = read_genesis(genesis)
+    config, key = make_home(folder, checked, BASE_PORT if base_port is None else base_port)
+    report = {
+        "address": format_address(key.public),
+        "home": str(folder),
+        "key_file": str(config.key_path),
+        "api": f"http://{config.api_host}:{config.api_port}",
+        "link": f"{config.link_host}:{config.link_port}",
+        "network": checked.name,
+        "chain": checked.chain_id().hex(),
+    }
+    show(report, as_json=options.as_json)
+    place = shlex.quote(str(folder))
+    say("keep the key folder: the bond belongs to the node key, and nobody can make it again")
+    say(f"to be reached from other machines, set link_host in {shlex.quote(str(folder / CONFIG_FILE))}")
+    say(f"next: blockcloud node run --home {place}")
+    say(f"then pay its address, and: blockcloud validator bond AMOUNT --link HOST:PORT --api-url URL --home {place}")
+
+
+@app.command()
 def run() -> None:
-    """Run the validator of the home folder (--home) until SIGTERM or Ctrl-C."""
+    """Run the node of the home folder (--home) until SIGTERM or Ctrl-C."""
     from blockcloud.api.process import run_node
 
     run_node(home_folder().absolute())

@@ -54,6 +54,11 @@ class NodeConfig:
         return self.home / self.key_file
 
     @property
+    def onion_path(self) -> Path:
+        """The secret of this node's hash onion, beside its key."""
+        return self.key_path.parent / "onion.pem"
+
+    @property
     def data_path(self) -> Path:
         return self.home / self.data_dir
 

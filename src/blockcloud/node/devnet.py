@@ -26,12 +26,14 @@ import msgspec
 from blockcloud.node.config import BASE_PORT, CONFIG_FILE, NodeConfig
 from blockcloud.node.launcher import Launcher
 from blockcloud.node.ledger_tables import initialise_data
+from blockcloud.node.membership import onion_core
 from blockcloud.node.storage import RocksStore
 from blockcloud.primitives.addresses import format_address
 from blockcloud.primitives.amounts import GENESIS_SUPPLY_MICRO_BLOC, MICRO_PER_BLOC
 from blockcloud.primitives.errors import BadConfiguration, LocalFault, TimedOut
+from blockcloud.primitives.hash_onion import HashOnion
 from blockcloud.primitives.keys import SigningKey
-from blockcloud.service_chain.genesis import Genesis, GenesisValidator, NamingParameters
+from blockcloud.service_chain.genesis import Genesis, GenesisValidator, NamingParameters, StakingParameters
 from blockcloud.transaction_chain.parameters import Parameters
 
 DEVNET_FILE: Final = "devnet.json"
@@ -39,6 +41,7 @@ GENESIS_FILE: Final = "genesis.json"
 PORT_STEP: Final = 20
 LARGEST_DEVNET: Final = 40
 BOND_MICRO_BLOC: Final = 1_000 * MICRO_PER_BLOC
+FEES_MICRO_BLOC: Final = 100 * MICRO_PER_BLOC  # what a validator's account starts with
 ACCOUNTS: Final = ("alice", "bob", "provider", "consumer", "faucet")
 HOST: Final = "127.0.0.1"
 STOP_SECONDS: Final = 10
@@ -75,6 +78,7 @@ class Devnet(msgspec.Struct):
 @dataclass(frozen=True, slots=True)
 class _Place:
     key: SigningKey
+    onion: SigningKey
     home: Path
     port: int
 
@@ -91,7 +95,9 @@ def create_devnet(folder: Path, validators: int, base_port: int | None = None) -
     base = _free_base(validators) if base_port is None else base_port
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     keys = sorted((SigningKey.generate() for _ in range(validators)), key=lambda key: key.public)
-    places = [_Place(key, folder / f"node{i}", base + PORT_STEP * i) for i, key in enumerate(keys)]
+    places = [
+        _Place(key, SigningKey.generate(), folder / f"node{i}", base + PORT_STEP * i) for i, key in enumerate(keys)
+    ]
     accounts = {name: SigningKey.generate() for name in ACCOUNTS}
     genesis = _genesis(places, [key.public for key in accounts.values()])
     (folder / GENESIS_FILE).write_text(genesis.to_json(), encoding="utf-8")
@@ -231,12 +237,21 @@ def poll_until(deadline_s: float, interval_s: float = 0.02) -> Iterator[None]:
 
 
 def _genesis(places: Sequence[_Place], owners: Sequence[bytes]) -> Genesis:
+    staking = StakingParameters()
     validators = tuple(
-        GenesisValidator(place.key.public, BOND_MICRO_BLOC, _api(place), f"{HOST}:{place.port + 1}") for place in places
+        GenesisValidator(
+            place.key.public,
+            BOND_MICRO_BLOC,
+            _api(place),
+            f"{HOST}:{place.port + 1}",
+            onion_tip=HashOnion(onion_core(place.onion), staking.onion_length).tip,
+        )
+        for place in places
     )
-    free = GENESIS_SUPPLY_MICRO_BLOC - BOND_MICRO_BLOC * len(places)
+    free = GENESIS_SUPPLY_MICRO_BLOC - (BOND_MICRO_BLOC + FEES_MICRO_BLOC) * len(places)
     share, rest = divmod(free, len(owners))
     balances = tuple((owner, share + (rest if i == 0 else 0)) for i, owner in enumerate(owners))
+    balances += tuple((place.key.public, FEES_MICRO_BLOC) for place in places)
     parameters = Parameters(leader_slots=min(2, len(places)))
     return Genesis(
         name="devnet",
@@ -245,6 +260,7 @@ def _genesis(places: Sequence[_Place], owners: Sequence[bytes]) -> Genesis:
         naming=NamingParameters(),
         validators=validators,
         accounts=balances,
+        staking=staking,
     )
 
 
@@ -262,6 +278,7 @@ def _write_home(place: _Place, genesis: Genesis) -> None:
     (place.home / CONFIG_FILE).write_text(config.to_toml(), encoding="utf-8")
     config.genesis_path.write_text(genesis.to_json(), encoding="utf-8")
     place.key.save(config.key_path)
+    place.onion.save(config.onion_path)
     store = RocksStore(config.data_path)
     try:
         initialise_data(store, genesis)

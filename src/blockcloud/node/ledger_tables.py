@@ -1,10 +1,12 @@
-"""What a validator keeps of the ledger besides the state: blocks, commit records, certificates, its own last level.
+"""What a validator keeps of the ledger besides the state: blocks, commits, certificates, and what it may sign.
 
-    blocks    level (8 bytes) author (2 bytes) digest    raw block
+    blocks    era (4 bytes) level (8 bytes) author (2 bytes) digest   raw block
     commits   height (8 bytes)                           CommitRecord, written with the commit's effects
     meta      initialised                                chain id: this data began at the genesis
-              own_level                                  the highest level this validator ever signed, 8 bytes
+              signer + consensus key (32 bytes)          the key was made when this data was there already
+              own_level                                  era (4 bytes) and level (8 bytes) of the newest own block
               certificate + height (8 bytes)             Certificate of a checkpoint
+              handover + era (8 bytes)                   Certificate of the hand-over into an era
 
 A commit record is written in the same batch as its effects, so the last record is the last applied commit. What was
 decided and not applied is decided again from the blocks. All integers are big-endian, so that keys are in order.
@@ -22,13 +24,15 @@ from blockcloud.primitives.errors import BadConfiguration, StorageFault
 from blockcloud.primitives.storage import Batch, Store
 from blockcloud.service_chain.genesis import Genesis
 from blockcloud.transaction_chain.block import Block, BlockReference, parse_own
-from blockcloud.transaction_chain.commit import COMMIT_BYTES, CommitRecord, genesis_record
+from blockcloud.transaction_chain.commit import COMMIT_BYTES, CommitRecord, EraStart, genesis_record
 from blockcloud.transaction_chain.core import Recovered
 from blockcloud.transaction_chain.messages import ANSWER_BYTES, FetchBlocks, FetchLevels
 
 INITIALISED: Final = b"initialised"
+SIGNER: Final = b"signer"
 OWN_LEVEL: Final = b"own_level"
 CERTIFICATE: Final = b"certificate"
+HANDOVER: Final = b"handover"
 # Certificates older than this are dropped; nothing so old can be proved.
 CERTIFICATES_KEPT_COMMITS: Final = 10_000
 
@@ -56,26 +60,52 @@ class LedgerTables:
         if mark is not None and mark != genesis.chain_id():
             raise BadConfiguration("the data folder belongs to another chain", chain=mark.hex()[:16])
         self._initialised = mark is not None
+        self._first_keys = frozenset(validator.key for validator in genesis.validators)
 
-    def put_blocks(self, blocks: Iterable[Block], own: Iterable[Block]) -> None:
-        """Store blocks in one batch, and the level of those that are our own. Durable after the next sync."""
-        batch = Batch()
+    def put_blocks(self, era: int, blocks: Iterable[Block], own: Iterable[Block]) -> None:
+        """Store blocks of an era in one batch, and the level of those that are our own. Durable after the next sync."""
+        batch, place = Batch(), _era(era)
         for block in blocks:
-            batch.put(BLOCKS, _block_key(block.reference), block.raw)
+            batch.put(BLOCKS, place + _block_key(block.reference), block.raw)
         level = max((block.level for block in own), default=0)
         if level:
-            batch.put(META, OWN_LEVEL, _number(level))
+            batch.put(META, OWN_LEVEL, place + _number(level))
         self._store.write(batch, sync=False)
+
+    def add_signer(self, consensus_key: bytes) -> None:
+        """Note, durably, that a new key belongs to this data: it has signed nothing that this data does not know."""
+        batch = Batch()
+        batch.put(META, SIGNER + consensus_key, b"")
+        self._store.write(batch, sync=True)
+
+    def may_sign(self, consensus_key: bytes) -> bool:
+        """Whether this data knows everything that `consensus_key` has signed: data that was lost is not replaced by
+        what others remember (DESIGN section 3.5)."""
+        if self._initialised and consensus_key in self._first_keys:
+            return True
+        return self._store.get(META, SIGNER + consensus_key) is not None
+
+    def put_handover(self, era: int, certificate: Certificate) -> None:
+        """Store the certificate of the hand-over into `era`."""
+        batch = Batch()
+        batch.put(META, HANDOVER + _number(era), codec.encode(certificate))
+        self._store.write(batch, sync=False)
+
+    def handover(self, era: int) -> Certificate | None:
+        """The certificate of the hand-over into `era`."""
+        data = self._store.get(META, HANDOVER + _number(era))
+        return None if data is None else codec.decode(data, Certificate, limit=CERTIFICATE_BYTES)
 
     def blocks_for(self, request: FetchBlocks | FetchLevels) -> list[bytes]:
         """Raw blocks of the request, lowest level first, as many as fit into one answer."""
         found: list[bytes] = []
         room = ANSWER_BYTES
+        place = _era(request.era)
         if isinstance(request, FetchBlocks):
-            stored = (self._store.get(BLOCKS, _block_key(reference)) for reference in sorted(request.references))
+            stored = (self._store.get(BLOCKS, place + _block_key(item)) for item in sorted(request.references))
             raws = (raw for raw in stored if raw is not None)
         else:
-            start, stop = _number(request.first), _number(request.last + 1)
+            start, stop = place + _number(request.first), place + _number(request.last + 1)
             raws = (raw for _, raw in self._store.scan(BLOCKS, start, stop))
         for raw in raws:
             room -= len(raw) + 8
@@ -114,21 +144,32 @@ class LedgerTables:
             data = next((value for _, value in newest), None)
         return None if data is None else codec.decode(data, Certificate, limit=CERTIFICATE_BYTES)
 
-    def recover(self, height: int) -> Recovered | None:
-        """What the core needs to go on above the last applied commit `height`; None for a store at its beginning."""
-        stored_level = self._store.get(META, OWN_LEVEL)
-        own_level = int.from_bytes(stored_level) if stored_level else 0 if self._initialised else None
-        last = self._record(height)
-        gc_level = max(0, last.level - self._genesis.parameters.gc_depth_levels)
-        blocks = [parse_own(raw) for _, raw in self._store.scan(BLOCKS, _number(gc_level + 1))]
-        if not height and not blocks and own_level == 0:
-            return None
-        return Recovered(last, self._linearised(height, gc_level), blocks, own_level)
+    def recover(self, era: int, start: EraStart, height: int, consensus_key: bytes | None) -> Recovered | None:
+        """What the core of `era` needs to go on above the last applied commit `height`; None at the era's beginning.
 
-    def _linearised(self, height: int, gc_level: int) -> list[BlockReference]:
-        """The blocks above `gc_level` that commits up to `height` have brought."""
+        `consensus_key` is ours in that era, None for an observer.
+        """
+        own_level = None
+        if consensus_key is not None and self.may_sign(consensus_key):
+            stored = self._store.get(META, OWN_LEVEL)
+            own_level = int.from_bytes(stored[4:]) if stored is not None and stored[:4] == _era(era) else 0
+        last = self._record(height) if height > start.height else start.record(era)
+        gc_level = max(0, last.level - self._genesis.parameters.gc_depth_levels)
+        found = self._store.scan(BLOCKS, _era(era) + _number(gc_level + 1), _era(era + 1))
+        blocks = [parse_own(raw) for _, raw in found]
+        if height == start.height and not blocks and own_level == 0:
+            return None
+        return Recovered(last, self._linearised(height, start.height, gc_level), blocks, own_level)
+
+    def commit_digest(self, height: int) -> tuple[bytes, int]:
+        """Digest and time (ms) of the commit at `height`; height 0 is the genesis. Raises StorageFault."""
+        record = self._record(height)
+        return record.digest(), record.time_ms
+
+    def _linearised(self, height: int, start_height: int, gc_level: int) -> list[BlockReference]:
+        """The blocks above `gc_level` that the era's commits up to `height` have brought."""
         found: list[BlockReference] = []
-        while height > 0:
+        while height > start_height:
             record = self._record(height)
             if record.level <= gc_level:
                 break
@@ -144,6 +185,10 @@ class LedgerTables:
 
     def _genesis_record(self) -> CommitRecord:
         return genesis_record(0, self._genesis.chain_id(), self._genesis.time_ms)
+
+
+def _era(value: int) -> bytes:
+    return value.to_bytes(4)
 
 
 def _number(value: int) -> bytes:

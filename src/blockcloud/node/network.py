@@ -1,14 +1,15 @@
-"""Links between validators: one authenticated TLS 1.3 connection for each pair, carrying length-prefixed frames.
+"""Links between nodes: one authenticated TLS 1.3 connection for each pair, carrying length-prefixed frames.
 
-The pair's member with the lower index dials, again and again with growing pauses. Identity comes from the handshake of
-the service access layer (`service_access/handshake.py`, purpose `validator-link`) inside TLS: both sides sign a
-transcript that covers the TLS certificate, and each accepts only the committee key it expects. A frame is four bytes of
-length, big-endian, and that many bytes of message; the length is checked before anything is kept. An empty frame
-says "still here".
+Identity comes from the handshake of the service access layer (`service_access/handshake.py`, purpose `validator-link`)
+inside TLS: both sides sign a transcript that covers the TLS certificate. Members of the committee are *known*: their
+node keys and addresses stand on the ledger. Of two members the one with the lower key dials, again and again with
+growing pauses. Whoever is no member dials all of them and is their *guest*: a node that follows the ledger; there is
+room for a few. A frame is four bytes of length, big-endian, and that many bytes of message; the length is checked
+before anything is kept. An empty frame says "still here".
 
 What goes wrong stays with the peer it belongs to: a link that cannot take its frames fast enough is dropped (its peer
-fetches later what it missed), a peer whose message breaks a rule is counted and its link rests for a growing time, and
-whoever connects without being a member is counted and closed. DESIGN sections 3.5 and 11.
+fetches later what it missed), and a peer whose message breaks a rule is counted and its link rests for a growing time.
+DESIGN sections 3.5 and 11.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from blockcloud.service_access.handshake import RANDOMNESS_BYTES, Initiator, Res
 from blockcloud.service_access.tls import client_context, peer_certificate_hash, server_context
 
 PURPOSE: Final = "validator-link"
+GUESTS: Final = 32  # linked at a time
+PEERS_KEPT: Final = 1_024  # guests that left are forgotten beyond it
 HALF_OPEN_LINKS: Final = 64  # connections that have not yet authenticated
 ACCEPT_PAUSE_S: Final = 0.1
 REDIAL_MIN_S: Final = 0.05
@@ -47,7 +50,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class MemberAddress:
-    """A committee member as the network sees it: its key (32 bytes) and where it listens."""
+    """A member of a committee as the network sees it: its node key (32 bytes) and where it listens."""
 
     key: bytes
     host: str
@@ -56,10 +59,12 @@ class MemberAddress:
 
 @dataclass(slots=True)
 class Peer:
-    """What is known of one other member. Times are of the event loop's clock, in seconds."""
+    """What is known of one other node; `address` is None for a guest. Times are of the loop's clock, in seconds."""
 
     index: int
-    address: MemberAddress
+    key: bytes
+    address: MemberAddress | None = None
+    dialling: asyncio.Task[None] | None = None
     link: Link | None = None
     connected_at: float = 0.0
     links: int = 0
@@ -73,10 +78,10 @@ class Peer:
 
 
 class Network:
-    """The links of one validator. All methods belong to the event loop's thread.
+    """The links of one node. All methods belong to the event loop's thread.
 
-    `on_frame(peer, data)`, `on_connected(peer)` and `on_lost(peer)` are called in the loop. `key` is that of the member
-    `own`, an index into `members`; a committee does not change while a Network lives.
+    Peers are numbered as they become known; a number is never used again. `on_frame(peer, data)`, `on_connected(peer)`
+    and `on_lost(peer)` are called in the loop. `key` is this node's.
     """
 
     def __init__(
@@ -84,27 +89,62 @@ class Network:
         *,
         chain_id: bytes,
         key: SigningKey,
-        own: int,
-        members: Sequence[MemberAddress],
         on_frame: Callable[[int, bytes], None],
         on_connected: Callable[[int], None],
         on_lost: Callable[[int], None],
     ) -> None:
         self._target = chain_id.hex()
-        self._key, self._own = key, own
+        self._key = key
         self._server_context, self._certificate_hash = server_context()
         self._client_context = client_context()
         self._on_frame, self._on_connected, self._on_lost = on_frame, on_connected, on_lost
-        self.peers = {i: Peer(i, member) for i, member in enumerate(members) if i != own}
-        self._by_key = {peer.address.key: peer.index for peer in self.peers.values()}
+        self.peers: dict[int, Peer] = {}
+        self._by_key: dict[bytes, Peer] = {}
+        self._next_index = 0
         self._loop = asyncio.get_running_loop()
         self._listener: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._half_open = 0
         self.refused: Counter[str] = Counter()  # strangers and garbage, by code
 
+    def know(self, members: Sequence[MemberAddress]) -> None:
+        """These are the members now: dial those that are ours to dial. Whoever was one and is no more is a guest."""
+        present = {member.key: member for member in members}
+        is_guest = present.pop(self._key.public, None) is None
+        for key, member in present.items():
+            peer = self._by_key.get(key) or self._new_peer(key)
+            moved, peer.address = peer.address != member, member
+            self._dial(peer, moved, is_guest)
+        for peer in self.peers.values():
+            if peer.key not in present:
+                peer.address = None
+                self._dial(peer, False, is_guest)
+
+    def index_of(self, key: bytes) -> int | None:
+        """The number of the node with this key, if it is known."""
+        peer = self._by_key.get(key)
+        return None if peer is None else peer.index
+
+    def _new_peer(self, key: bytes) -> Peer:
+        if len(self.peers) >= PEERS_KEPT:
+            gone = next((peer for peer in self.peers.values() if peer.link is None and peer.address is None), None)
+            if gone is not None:
+                del self.peers[gone.index], self._by_key[gone.key]
+        peer = self.peers[self._next_index] = self._by_key[key] = Peer(self._next_index, key)
+        self._next_index += 1
+        return peer
+
+    def _dial(self, peer: Peer, moved: bool, is_guest: bool) -> None:
+        """Dial the peer at its present address, or let it be. A link that is up stays."""
+        address = peer.address if is_guest or self._key.public < peer.key else None
+        if peer.dialling is not None and (moved or address is None):
+            peer.dialling.cancel()
+            peer.dialling = None
+        if peer.dialling is None and address is not None:
+            peer.dialling = self._spawn(self._keep_dialling(peer, address))
+
     async def start(self, host: str, port: int) -> int:
-        """Listen and start to dial; gives the port. Raises Unreachable if the address is taken."""
+        """Listen; gives the port. Raises Unreachable if the address is taken."""
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             listener = socket.create_server((host, port), family=family, backlog=HALF_OPEN_LINKS)
@@ -113,9 +153,6 @@ class Network:
         listener.setblocking(False)
         self._listener = listener
         self._spawn(self._keep_answering(listener))
-        for peer in self.peers.values():
-            if self._own < peer.index:
-                self._spawn(self._keep_dialling(peer))
         self._spawn(self._keep_alive())
         bound: int = listener.getsockname()[1]
         return bound
@@ -134,9 +171,9 @@ class Network:
 
     def send(self, index: int, data: bytes) -> bool:
         """Queue one message for a peer; False if there is no link, or it was too slow and is dropped now."""
-        peer = self.peers[index]
-        link = peer.link
-        if link is None:
+        peer = self.peers.get(index)
+        link = None if peer is None else peer.link
+        if peer is None or link is None:
             return False
         link.send(data)
         peer.bytes_out += len(data)
@@ -154,18 +191,22 @@ class Network:
 
     def pause(self, index: int) -> None:
         """Stop reading from a peer: its messages cannot be taken as fast as they come."""
-        if (link := self.peers[index].link) is not None:
+        if (link := self._link(index)) is not None:
             link.pause()
 
     def resume(self, index: int) -> None:
         """Read from a peer again."""
-        if (link := self.peers[index].link) is not None:
+        if (link := self._link(index)) is not None:
             link.resume()
 
     def queued(self, index: int) -> int:
         """Bytes that wait for a peer to take them."""
-        link = self.peers[index].link
+        link = self._link(index)
         return 0 if link is None else link.queued
+
+    def _link(self, index: int) -> Link | None:
+        peer = self.peers.get(index)
+        return None if peer is None else peer.link
 
     def connected(self) -> list[int]:
         """Indices of the members with a link."""
@@ -173,7 +214,9 @@ class Network:
 
     def fault(self, index: int, error: PeerFault) -> None:
         """Count a peer's fault, drop its link and let it rest: 1 s, doubled for each further fault, at most 60 s."""
-        peer, now = self.peers[index], self._loop.time()
+        peer, now = self.peers.get(index), self._loop.time()
+        if peer is None:
+            return
         if now - peer.last_fault_at > FAULTS_FORGOTTEN_S:
             peer.recent_faults = 0
         peer.faults[error.code] += 1
@@ -186,10 +229,11 @@ class Network:
 
     # Links
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def _up(self, peer: Peer, link: Link) -> None:
         if peer.link is not None:
@@ -235,16 +279,18 @@ class Network:
 
     # Dialling
 
-    async def _keep_dialling(self, peer: Peer) -> None:
+    async def _keep_dialling(self, peer: Peer, address: MemberAddress) -> None:
         pause_s = REDIAL_MIN_S
         while True:
+            while peer.link is not None:
+                await peer.link.closed.wait()
             link: Link | None = None
             rest_s = peer.rests_until - self._loop.time()
             if rest_s > 0:
                 await asyncio.sleep(rest_s)
             try:
                 async with asyncio.timeout(HANDSHAKE_SECONDS):
-                    link = await self._dial(peer)
+                    link = await self._connect(address)
             except (OSError, TimeoutError, BlockCloudError) as error:
                 log.debug("dial_failed", peer=peer.index, error=error)
                 if isinstance(error, PeerFault):
@@ -257,9 +303,8 @@ class Network:
             await asyncio.sleep(pause_s * (0.75 + os.urandom(1)[0] / 512))
             pause_s = min(pause_s * 2, REDIAL_MAX_S)
 
-    async def _dial(self, peer: Peer) -> Link:
+    async def _connect(self, address: MemberAddress) -> Link:
         link = Link(self._loop)
-        address = peer.address
         transport, _ = await self._loop.create_connection(
             lambda: link, address.host, address.port, ssl=self._client_context, server_hostname=""
         )
@@ -326,21 +371,25 @@ class Network:
         )
         link.send(responder.receive_hello(await link.next_frame()))
         responder.receive_finish(await link.next_frame())
-        index = self._by_key.get(responder.peer_key)
-        if index is None or index > self._own:
-            raise NotAMember(
-                "the peer's key is not one that may dial this validator", key=responder.peer_key.hex()[:16]
-            )
-        peer = self.peers[index]
-        if peer.rests_until > self._loop.time():
-            raise Resting("the peer broke a rule a moment ago", peer=index)
-        return peer
+        key = responder.peer_key
+        if key == self._key.public:
+            raise Unwelcome("this node's own key dials it")
+        peer = self._by_key.get(key)
+        if peer is not None and peer.rests_until > self._loop.time():
+            raise Resting("the peer broke a rule a moment ago", peer=peer.index)
+        if peer is not None and peer.address is not None and peer.link is not None and self._key.public < key:
+            raise Unwelcome("there is a link already, and this side dials", peer=peer.index)
+        if peer is None or peer.address is None:
+            guests = sum(one.address is None and one.link is not None for one in self.peers.values())
+            if guests >= GUESTS:
+                raise Unwelcome("no room for another node that is not a member", guests=guests)
+        return peer or self._new_peer(key)
 
 
-class NotAMember(PeerFault):
-    """A stranger, or a member that should wait to be dialled, wants a validator link."""
+class Unwelcome(PeerFault):
+    """The node at the other end has no place for this connection."""
 
-    code = "not_a_member"
+    code = "unwelcome"
 
 
 class Resting(PeerFault):

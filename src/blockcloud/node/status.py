@@ -129,7 +129,7 @@ def health(validator: Validator) -> list[dict[str, str]]:
 
     if (error := validator.failure) is not None:
         warn("halted", str(error), "Read the log. Do not restart a diverged node from the same data.")
-    if not validator.core.proposing and error is None:
+    if validator.own is not None and not validator.core.proposing and error is None:
         warn(
             "observing",
             "this node has no proof of the last level it signed",
@@ -165,21 +165,23 @@ def health(validator: Validator) -> list[dict[str, str]]:
 
 
 def _linked_weight(validator: Validator) -> int:
-    return validator.committee.weight_of([validator.own, *validator.network.connected()])
+    own = [] if validator.own is None else [validator.own]
+    return validator.committee.weight_of([*own, *validator.member_numbers(validator.network.connected())])
 
 
 def _committee(validator: Validator) -> list[dict[str, Any]]:
     return [
-        {"member": index, "address": format_address(member.key), "bond_micro_bloc": member.bond}
-        for index, member in enumerate(validator.committee.members)
+        {"member": number, "address": format_address(seat.node_key), "bond_micro_bloc": seat.bond}
+        for number, seat in enumerate(validator.eras.current.plan.seats)
     ]
 
 
 def _peers(validator: Validator) -> list[dict[str, Any]]:
     return [
         {
-            "member": index,
-            "address": f"{peer.address.host}:{peer.address.port}",
+            "member": next(iter(validator.member_numbers([index])), None),
+            "node": format_address(peer.key),
+            "address": None if peer.address is None else f"{peer.address.host}:{peer.address.port}",
             "connected": peer.link is not None,
             "links": peer.links,
             "dropped_slow": peer.dropped_slow,

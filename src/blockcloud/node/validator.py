@@ -1,4 +1,4 @@
-"""The runtime of a validator: it carries out what the cores ask for.
+"""The runtime of a node: it carries out what the cores ask for.
 
 One event loop owns the consensus core, the network, the routing core and the submissions. Signatures are verified in
 a thread pool (`verification`), commits are executed in a thread of their own (`applying`). The way of a block: link ->
@@ -12,8 +12,9 @@ state root differs from a certified one. `failed()` then raises the reason. DESI
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Final
@@ -24,15 +25,19 @@ from blockcloud.node import status
 from blockcloud.node.applying import Applied, Applier, SharedChain
 from blockcloud.node.certification import Certification
 from blockcloud.node.config import NodeConfig
+from blockcloud.node.consensus_keys import ConsensusKeys
+from blockcloud.node.eras import GUEST_NUMBERS
 from blockcloud.node.events import EventLog, Subscription
 from blockcloud.node.intake import Intake, check_submitted
 from blockcloud.node.ledger_tables import LedgerTables, initialise_data
+from blockcloud.node.membership import Membership, read_onion
 from blockcloud.node.network import MemberAddress, Network
 from blockcloud.node.outbox import Outbox
 from blockcloud.node.storage import RocksStore
 from blockcloud.node.submissions import SubmissionResult, Submissions
+from blockcloud.node.succession import Succession
 from blockcloud.node.verification import Verification, tune_interpreter
-from blockcloud.primitives.certificates import Certificate, SignedStatement
+from blockcloud.primitives.certificates import HANDOVER, Certificate, SignedStatement
 from blockcloud.primitives.errors import BadConfiguration, NotTakingPart, PeerFault
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.primitives.limits import APPLY_QUEUE_COMMITS, BLOCK_OPERATIONS, PEER_QUEUE_BYTES
@@ -42,14 +47,15 @@ from blockcloud.service_chain.genesis import Genesis
 from blockcloud.service_chain.proven import ProvenValue
 from blockcloud.service_chain.state import NotACheckpoint
 from blockcloud.transaction_chain import messages
-from blockcloud.transaction_chain.block import Block, parse_block, verify_block_signature
+from blockcloud.transaction_chain.block import Block, BlockRules, era_of
+from blockcloud.transaction_chain.committee import Committee
 from blockcloud.transaction_chain.core import Core, Ready
+from blockcloud.transaction_chain.era import EraPlan
 from blockcloud.transaction_chain.mempool import Mempool
 from blockcloud.transaction_chain.messages import decode_message, encode_message
 
 __all__ = ["SubmissionResult", "Validator", "initialise_data"]
 
-ERA: Final = 0
 SERVED_BYTES_PER_SECOND: Final = 32 * 1024 * 1024  # of blocks, to one peer
 PROPOSAL_SECONDS: Final = 0.5  # a block of ours carries at most what we get committed in so long
 PROPOSAL_OPERATIONS_MIN: Final = 500
@@ -59,19 +65,15 @@ log = structlog.get_logger()
 
 
 class Validator:
-    """A validator of `genesis` with `key`, whose things are where `config` says. Made inside a running loop.
+    """A node of the chain of `genesis` with the node key `key`, whose things are where `config` says. It writes blocks
+    in the eras in whose committee it is, and only follows in others. Made inside a running loop.
 
     Opening recovers the state (seconds for a million keys). `start` joins the network, `stop` ends everything; `chain`
     answers queries. Raises BadConfiguration or StorageFault.
     """
 
     def __init__(self, config: NodeConfig, genesis: Genesis, key: SigningKey) -> None:
-        self.config, self.genesis, self.era = config, genesis, ERA
-        self.committee = genesis.committee()
-        own = self.committee.index_by_key.get(key.public)
-        if own is None:
-            raise BadConfiguration("the key is not that of a validator of this genesis", key=key.public.hex()[:16])
-        self.own, self._key = own, key
+        self.config, self.genesis, self._key = config, genesis, key
         self._loop = asyncio.get_running_loop()
         self.store = RocksStore(config.data_path)
         try:
@@ -85,23 +87,18 @@ class Validator:
         self.tables = LedgerTables(self.store, genesis)
         self.chain = SharedChain(genesis, self.store)
         self.mempool = Mempool()
-        self.core = Core(
-            chain_id=self.chain.chain_id,
-            era=ERA,
-            committee=self.committee,
-            parameters=genesis.parameters,
-            genesis=self.chain.chain_id,
-            genesis_time_ms=genesis.time_ms,
-            beacon=genesis.beacon(),
-            own=self.own,
-            key=self._key,
-            mempool=self.mempool,
-            recovered=self.tables.recover(self.chain.height),
+        self.keys = ConsensusKeys(self.config.key_path.parent, self._key, self.tables)
+        self.eras = Succession(
+            self.chain,
+            self.tables,
+            self.keys,
+            self._key.public,
+            self.mempool,
+            send=self._send,
             now_ms=_now_ms(),
         )
-        checkpoint = self.chain.checkpoint
-        assert checkpoint is not None, "the genesis is a checkpoint"
-        self.certification = Certification(self.committee, self.chain.chain_id, ERA, self.tables, checkpoint)
+        onion = read_onion(self.config.onion_path, genesis.staking.onion_length)
+        self.membership = Membership(self.chain, self.keys, self._key, onion, submit=self._submit_own)
         self.routing_table = RoutingTable(self.store)
         self.routing = RoutingCore(self.routing_table, self.chain.is_announced, self.chain.instance_keys)
         self.submissions = Submissions()
@@ -112,6 +109,8 @@ class Validator:
         self._applied_s = self._loop.time()
         self._failure: asyncio.Future[None] = self._loop.create_future()
         self._served: dict[int, tuple[int, int]] = {}
+        self._told: dict[int, int] = {}
+        self._submitting: set[int] = set()  # linked nodes with a submission under way
         # By how much the newest block of each member that came in this second was ahead of our clock.
         self._clocks: dict[int, int] = {}
         self._drains: set[asyncio.Task[None]] = set()
@@ -122,12 +121,9 @@ class Validator:
         self._stopped = False
 
     async def start(self) -> None:
-        """Listen, dial the other validators, and begin. Raises Unreachable if the link address is taken."""
+        """Listen, dial the members of the committee, and begin. Raises Unreachable if the link address is taken."""
         tune_interpreter()
-        members = [_member_address(validator.key, validator.link_address) for validator in self.genesis.validators]
         self.verification = Verification(
-            parse=lambda raw: parse_block(raw, self.chain.chain_id, ERA, self.committee, self.chain.chain_id),
-            verify=lambda block: verify_block_signature(block, self.committee),
             check=self.chain.check,
             check_submitted=partial(check_submitted, self.chain),
             deliver=self._verified,
@@ -147,16 +143,21 @@ class Validator:
         self.network = Network(
             chain_id=self.chain.chain_id,
             key=self._key,
-            own=self.own,
-            members=members,
             on_frame=self._frame,
             on_connected=self._connected,
             on_lost=self._lost,
         )
         self.link_port = await self.network.start(self.config.link_host, self.config.link_port)
-        if not self.core.proposing:
+        self._know_members()
+        if self.own is not None and not self.core.proposing:
             log.warning("observing", reason="no proof of the last signed level")
-        log.info("validator_started", member=self.own, height=self.chain.height, link_port=self.link_port)
+        log.info(
+            "validator_started",
+            member=self.own,
+            era=self.era,
+            height=self.chain.height,
+            link_port=self.link_port,
+        )
         self._each_second()
         self._pump_soon()
 
@@ -185,6 +186,74 @@ class Validator:
     async def failed(self) -> None:
         """Wait until this node must not go on, and raise why: Diverged, StorageFault, or a bug."""
         await asyncio.shield(self._failure)
+
+    # The era
+
+    @property
+    def core(self) -> Core:
+        """The consensus core of the present era."""
+        return self.eras.current.core
+
+    @property
+    def committee(self) -> Committee:
+        """The committee of the present era."""
+        return self.eras.current.committee
+
+    @property
+    def certification(self) -> Certification:
+        """The checkpoints of the present era."""
+        return self.eras.current.certification
+
+    @property
+    def own(self) -> int | None:
+        """This node's number in the committee; None if it is not in it."""
+        return self.eras.current.own
+
+    @property
+    def era(self) -> int:
+        """The number of the present era."""
+        return self.eras.current.plan.era
+
+    @property
+    def node_key(self) -> bytes:
+        """Who this node is, in all eras."""
+        return self._key.public
+
+    def member_numbers(self, peers: Iterable[int]) -> list[int]:
+        """The places in the committee of those of `peers` that are in it."""
+        numbers = (self._number(peer) for peer in peers)
+        return [number for number in numbers if number < len(self.committee)]
+
+    def _number(self, peer: int) -> int:
+        known = self.network.peers.get(peer)
+        return self.eras.current.number_of(known.key if known is not None else b"", peer)
+
+    def _peer(self, number: int) -> int | None:
+        """The link's number of the core's peer `number`."""
+        if number >= GUEST_NUMBERS:
+            return number - GUEST_NUMBERS
+        return self.network.index_of(self.eras.current.plan.seats[number].node_key)
+
+    def _begin_era(self, plan: EraPlan) -> None:
+        """The last commit of an era has been executed."""
+        now_ms = _now_ms()
+        self.eras.begin(plan, now_ms)
+        self._know_members()
+        self.membership.look(self.eras.current, self._loop.time())
+        for peer in self.network.connected():
+            self.core.peer_connected(self._number(peer), now_ms)
+        self.events.add("era", {"era": plan.era, "first_height": plan.first_height, "members": len(plan.seats)})
+        self._pump_soon()
+
+    def _know_members(self) -> None:
+        seats = self.eras.current.plan.seats
+        self.network.know([_member_address(seat.node_key, seat.link_address) for seat in seats])
+
+    def _send(self, peer: int | None, message: messages.Message) -> None:
+        if peer is None:
+            self.network.broadcast(encode_message(message))
+        else:
+            self.network.send(peer, encode_message(message))
 
     # Clients
 
@@ -260,14 +329,15 @@ class Validator:
 
     def _connected(self, peer: int) -> None:
         with self._halting():
-            self.core.peer_connected(peer, _now_ms())
+            self.core.peer_connected(self._number(peer), _now_ms())
+            self.eras.linked(peer)
             self.routing.peer_connected(peer)
             self._pump_soon()
 
     def _lost(self, peer: int) -> None:
         with self._halting():
             self.verification.forget(peer)
-            self.core.peer_lost(peer)
+            self.core.peer_lost(self._number(peer))
             self.routing.peer_lost(peer)
             self._pump_soon()
 
@@ -283,27 +353,76 @@ class Validator:
     def _message(self, peer: int, message: messages.Message) -> None:
         match message:
             case messages.BlockMessage():
-                self._verify(peer, (message.raw,), fetched=False)
+                self._block(peer, message.raw)
             case messages.Blocks():
-                self._verify(peer, message.raws, fetched=True)
+                if message.era == self.era:
+                    self._verify(peer, message.raws, fetched=True)
             case messages.FetchBlocks() | messages.FetchLevels():
                 self._serve(peer, message)
             case messages.Statement():
                 self._statement(message.signed)
+            case messages.Position():
+                if self.eras.position(peer, message):
+                    self._fetch_rest(peer)
+            case messages.Certified():
+                self.eras.certificate(message.certificate)
+                self._pump_soon()
+            case messages.Submit():
+                self._submit_for(peer, message.payloads)
             case messages.Routing():
                 try:
                     self.routing.receive(peer, message.data, _now_ms() // 1_000)
                 finally:
                     self._send_routing()
-            case messages.Ping():
-                return
+
+    def _block(self, peer: int, raw: bytes) -> None:
+        era = era_of(raw)
+        if era == self.era:
+            self._verify(peer, (raw,), fetched=False)
+        elif era > self.era:
+            self._fetch_rest(peer)
+        elif self._may_tell(peer):
+            self.eras.tell_position(peer)
+
+    def _fetch_rest(self, peer: int) -> None:
+        """A peer is in a later era: it has all that decides ours."""
+        self.core.peer_is_beyond(self._number(peer), _now_ms())
+        self._pump_soon()
+
+    def _submit_for(self, peer: int, payloads: Sequence[bytes]) -> None:
+        """A linked node that makes no blocks wants something committed: it waits its turn like any client."""
+        if peer not in self._submitting and self.core.proposing:
+            self._submitting.add(peer)
+            self._drain(self._submit_quietly(payloads, f"node {peer}", peer))
+
+    def _submit_own(self, payload: bytes) -> None:
+        """A transaction of this node: into its own mempool, or to the members that are linked."""
+        if self.core.proposing:
+            self._drain(self._submit_quietly((payload,), "own"))
+        else:
+            self._send(None, messages.Submit((payload,)))
+
+    async def _submit_quietly(self, payloads: Sequence[bytes], client: str, peer: int = -1) -> None:
+        with contextlib.suppress(NotTakingPart):
+            await self.submit(payloads, client=client)
+        self._submitting.discard(peer)
+
+    def _drain(self, work: Coroutine[None, None, None]) -> None:
+        """Let `work` go on by itself; it ends with this node."""
+        task = self._loop.create_task(work)
+        self._drains.add(task)
+        task.add_done_callback(self._drains.discard)
+
+    def _may_tell(self, peer: int) -> bool:
+        """Once a second."""
+        second = int(self._loop.time())
+        told, self._told[peer] = self._told.get(peer), second
+        return told != second
 
     def _verify(self, peer: int, raws: Sequence[bytes], *, fetched: bool) -> None:
-        if not self.verification.add_blocks(peer, raws, fetched=fetched):
+        if not self.verification.add_blocks(peer, raws, self.eras.current.rules, fetched=fetched):
             self.network.pause(peer)
-            task = self._loop.create_task(self._resume(peer))
-            self._drains.add(task)
-            task.add_done_callback(self._drains.discard)
+            self._drain(self._resume(peer))
 
     async def _resume(self, peer: int) -> None:
         await self.verification.drained(peer)
@@ -318,9 +437,10 @@ class Validator:
             served = 0
         if served > SERVED_BYTES_PER_SECOND or self.network.queued(peer) > PEER_QUEUE_BYTES // 2:
             return
-        raws = [block.raw for block in self.core.blocks_for(request)] or self.tables.blocks_for(request)
+        raws = [block.raw for block in self.core.blocks_for(request)] if request.era == self.era else []
+        raws = raws or self.tables.blocks_for(request)
         self._served[peer] = (second, served + sum(map(len, raws)))
-        answer = encode_message(messages.Blocks(tuple(raws)))
+        answer = encode_message(messages.Blocks(tuple(raws), request.era))
         self.outbox.put(
             partial(self._answer, peer, answer), durable=False
         )  # it may hold a block that is not yet synced
@@ -328,22 +448,26 @@ class Validator:
     def _answer(self, peer: int, data: bytes) -> None:
         self.network.send(peer, data)
 
-    def _verified(self, peer: int, blocks: list[Block], fault: PeerFault | None, fetched: bool) -> None:
+    def _verified(
+        self, peer: int, blocks: list[Block], fault: PeerFault | None, fetched: bool, rules: BlockRules
+    ) -> None:
         """The verification pool has looked at what a peer sent."""
         with self._halting():
-            now_ms = _now_ms()
+            if fault is not None:
+                self.network.fault(peer, fault)
+            if rules.era != self.era:  # it came while the era ended
+                return
+            now_ms, number = _now_ms(), self._number(peer)
             if fetched:
-                self.core.receive_blocks(blocks, peer, now_ms)
+                self.core.receive_blocks(blocks, number, now_ms)
             else:
                 for block in blocks:
-                    self.core.receive_block(block, peer, now_ms)
+                    self.core.receive_block(block, number, now_ms)
                     ahead_ms = block.header.timestamp_ms - now_ms
                     self._clocks[block.author] = max(ahead_ms, self._clocks.get(block.author, ahead_ms))
             for block in blocks:
                 for statement in block.header.statements:
                     self._statement(statement)
-            if fault is not None:
-                self.network.fault(peer, fault)
             self._pump_soon()
 
     # Duties
@@ -364,22 +488,25 @@ class Validator:
             self._arm()
 
     def _carry_out(self, ready: Ready) -> None:
+        era = self.era
         if ready.persist:
-            self.tables.put_blocks(ready.persist, ready.own)
-        self.outbox.put(partial(self._send_and_apply, ready), durable=bool(ready.own))
-        for peer, fault in ready.complaints:
-            if peer != self.own:
+            self.tables.put_blocks(era, ready.persist, ready.own)
+        sends = [(self._peer(number), messages.of_era(message, era)) for number, message in ready.send]
+        self.outbox.put(partial(self._send_and_apply, ready, sends), durable=bool(ready.own))
+        for number, fault in ready.complaints:
+            if number != self.own and (peer := self._peer(number)) is not None:
                 self.network.fault(peer, fault)
 
-    def _send_and_apply(self, ready: Ready) -> None:
+    def _send_and_apply(self, ready: Ready, sends: Sequence[tuple[int | None, messages.Message]]) -> None:
         """The duties that come after storing."""
         if self.halted:
             return
         with self._halting():
             for block in ready.broadcast:
                 self.network.broadcast(encode_message(messages.BlockMessage(block.raw)))
-            for peer, message in ready.send:
-                self.network.send(peer, encode_message(message))
+            for peer, message in sends:
+                if peer is not None:
+                    self.network.send(peer, encode_message(message))
             for commit in ready.commits:
                 self.applier.put(commit)
 
@@ -416,6 +543,8 @@ class Validator:
             now_s = self._loop.time()
             self.clock_skew_ms = sorted(self._clocks.values())[len(self._clocks) // 2] if self._clocks else 0
             self._clocks.clear()
+            self.eras.each_second()
+            self.membership.look(self.eras.current, now_s)
             self.submissions.expire(now_s)
             self.submissions.rate.add(0, now_s)
             self.core.proposal_operations = min(
@@ -433,7 +562,9 @@ class Validator:
                 self.transactions_applied += len(applied.result.outcomes)
                 self.submissions.applied(applied, now_s)
                 self._tell(applied)
-                if applied.result.state_root is not None:
+                if applied.result.next_era is not None:
+                    self._begin_era(applied.result.next_era)
+                elif applied.result.state_root is not None:
                     self._checkpoint(applied.commit.height, applied.commit.digest, applied.result.state_root)
             if self._throttled:
                 self._pump_soon()
@@ -458,13 +589,16 @@ class Validator:
         """Our own state has reached a checkpoint: compare it with its certificate, and sign it."""
         if self.certification.reached(height, commit_digest, root):
             self._tell_checkpoint()
-        if self.core.proposing:
-            signed = self.certification.sign(height, commit_digest, root, self._key)
+        key = self.eras.current.key
+        if self.core.proposing and key is not None:
+            signed = self.certification.sign(height, commit_digest, root, key)
             self.core.add_statement(signed)
             self._statement(signed)
 
     def _statement(self, signed: SignedStatement) -> None:
-        if self.certification.add(signed):
+        if signed.statement.kind == HANDOVER:
+            self.eras.statement(signed)
+        elif signed.statement.era == self.era and self.certification.add(signed):
             self._tell_checkpoint()
 
     def _tell_checkpoint(self) -> None:
@@ -511,9 +645,7 @@ class Validator:
         log.critical("validator_halted", error=error, height=self.chain.applied_height)
         self._failure.set_exception(error if isinstance(error, Exception) else RuntimeError(repr(error)))
         self.core.proposing = False
-        task = self._loop.create_task(self.network.close())
-        self._drains.add(task)
-        task.add_done_callback(self._drains.discard)
+        self._drain(self.network.close())
 
 
 class _Halting:

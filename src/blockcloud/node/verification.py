@@ -25,7 +25,7 @@ from functools import partial
 from typing import Final
 
 from blockcloud.primitives.errors import PeerFault, Rejected
-from blockcloud.transaction_chain.block import Block
+from blockcloud.transaction_chain.block import Block, BlockRules
 
 SWITCH_INTERVAL_S: Final = 0.000_5
 CHUNK_CHECKS: Final = 128  # signature checks that one turn of a source may take: about 8 ms
@@ -39,7 +39,7 @@ SOURCE_BYTES: Final = (
 
 # What became of one payload: its operations, or why it is refused.
 Verdict = int | PeerFault | Rejected
-Deliver = Callable[[int, list[Block], PeerFault | None, bool], None]
+Deliver = Callable[[int, list[Block], PeerFault | None, bool, BlockRules], None]
 
 
 def tune_interpreter() -> None:
@@ -57,6 +57,7 @@ class _Job:
     """Raw blocks that arrived together, or submitted payloads; the worker's place in them survives between chunks."""
 
     raws: Sequence[bytes]
+    rules: BlockRules | None = None  # of the blocks' era
     fetched: bool = False
     waiter: asyncio.Future[list[Verdict]] | None = None
     blocks: list[Block] = field(default_factory=list)
@@ -80,17 +81,14 @@ class _Source:
 class Verification:
     """The pool. All methods belong to the event loop's thread.
 
-    `parse` decodes a raw block, `verify` checks its signature, `check` one payload item, `check_submitted` one that a
-    client submits; all run in worker threads and raise PeerFault, the last also Rejected. `deliver(peer, blocks, fault,
-    fetched)` is called in the loop, once for each `add_blocks`, in order; `failed` when a worker raised anything else,
-    after which the node cannot go on.
+    `check` checks one payload item of a block, `check_submitted` one that a client submits; both run in worker threads
+    and raise PeerFault, the last also Rejected. `deliver(peer, blocks, fault, fetched, rules)` is called in the loop,
+    once for each `add_blocks`, in order; `failed` when a worker raised anything else: then the node cannot go on.
     """
 
     def __init__(
         self,
         *,
-        parse: Callable[[bytes], Block],
-        verify: Callable[[Block], None],
         check: Callable[[bytes], int],
         check_submitted: Callable[[bytes], int],
         deliver: Deliver,
@@ -99,7 +97,7 @@ class Verification:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._failed = failed
-        self._parse, self._verify, self._check, self._deliver = parse, verify, check, deliver
+        self._check, self._deliver = check, deliver
         self._check_submitted = check_submitted
         self._threads = threads or default_threads()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="verify")
@@ -111,9 +109,10 @@ class Verification:
         self._inline_second = 0
         self._drained: dict[Hashable, asyncio.Future[None]] = {}
 
-    def add_blocks(self, peer: int, raws: Sequence[bytes], *, fetched: bool) -> bool:
-        """Queue raw blocks of `peer`. False: its queue is over the limit now, stop reading until `drained`."""
-        return self._add(peer, _Job(raws, fetched=fetched, size=sum(map(len, raws))))
+    def add_blocks(self, peer: int, raws: Sequence[bytes], rules: BlockRules, *, fetched: bool) -> bool:
+        """Queue raw blocks of `peer`, which must fit `rules`. False: the queue is over its limit, stop reading until
+        `drained`."""
+        return self._add(peer, _Job(raws, rules, fetched=fetched, size=sum(map(len, raws))))
 
     async def drained(self, peer: int) -> None:
         """Wait until the queue of `peer` is at most half full."""
@@ -216,7 +215,8 @@ class Verification:
     def _hand_over(self, name: Hashable, job: _Job) -> None:
         if job.waiter is None:
             assert isinstance(name, int)
-            self._deliver(name, job.blocks, job.fault, job.fetched)
+            assert job.rules is not None
+            self._deliver(name, job.blocks, job.fault, job.fetched, job.rules)
         elif not job.waiter.done():
             job.waiter.set_result(job.verdicts)
 
@@ -241,12 +241,13 @@ class Verification:
         return left
 
     def _blocks(self, job: _Job, left: int) -> int:
-        check = self._check
+        check, rules = self._check, job.rules
+        assert rules is not None, "blocks come with the rules of their era"
         try:
             while left > 0 and job.position < len(job.raws):
                 if job.current is None:
-                    block = self._parse(job.raws[job.position])
-                    self._verify(block)
+                    block = rules.parse(job.raws[job.position])
+                    rules.verify(block)
                     job.current, job.inner = block, 0
                     left -= 1
                 payload = job.current.payload

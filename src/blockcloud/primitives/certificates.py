@@ -21,6 +21,7 @@ STATEMENT_BYTES = 1_024
 CERTIFICATE_BYTES = STATEMENT_BYTES + 128 * COMMITTEE_MEMBERS
 
 CHECKPOINT = "checkpoint"
+HANDOVER = "handover"
 
 
 def quorum_weight(total: int) -> int:
@@ -29,7 +30,8 @@ def quorum_weight(total: int) -> int:
 
 
 class Statement(Struct, frozen=True):
-    """What is certified. `digests` depends on `kind`; a checkpoint's are (commit digest, state root)."""
+    """What is certified. `digests` depends on `kind`; a checkpoint's are (commit digest, state root), a
+    hand-over's the same and the digest of the next era's plan."""
 
     kind: str
     chain_id: bytes

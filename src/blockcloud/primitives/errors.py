@@ -81,6 +81,12 @@ class BadCertificate(PeerFault):
     code = "bad_certificate"
 
 
+class UnknownSigner(PeerFault):
+    """A statement is signed by a key outside the committee."""
+
+    code = "unknown_signer"
+
+
 class InvalidName(PeerFault):
     """The text is not a service name: LDH labels, lower case, at most 63 bytes each and 253 in all."""
 

@@ -23,10 +23,11 @@ from blockcloud.primitives.keys import SigningKey
 from blockcloud.primitives.limits import RESOLUTION_AGE_SECONDS, STATE_VALUE_BYTES
 from blockcloud.primitives.names import parse_name
 from blockcloud.routing.service_file import parse_service_file, service_file_hash
-from blockcloud.sdk.errors import BadAnswer, Refused, rejection
+from blockcloud.sdk.errors import BadAnswer, NotFound, Refused, UnknownEra, rejection
 from blockcloud.sdk.light_client import LightClient, Proven
 from blockcloud.sdk.submission import Outcome, Submission, Wait, find_receipt, validator_order
 from blockcloud.sdk.transport import ATTEMPT_SECONDS, MSGPACK, Transport
+from blockcloud.sdk.trust_store import TrustStore
 from blockcloud.service_chain.genesis import Genesis
 from blockcloud.service_chain.operations import (
     AddInstance,
@@ -60,6 +61,8 @@ POLL_SECONDS: Final = 0.05
 RESIGN_ATTEMPTS: Final = 3
 LANES_KEPT: Final = 4_096
 SALT_BYTES: Final = 32
+# Eras that one read follows; a client that is further behind gets there in several.
+HANDOVERS_PER_CALL: Final = 1_024
 
 T = TypeVar("T")
 
@@ -76,7 +79,8 @@ class _LaneState:
 class AsyncClient:
     """A client of the chain of `genesis` through the validators at `endpoints` (URLs; default: those of the genesis).
 
-    Use as an async context manager, or call `close`. `now_ms` is the clock that the age of proofs is measured by.
+    Use as an async context manager, or call `close`. `now_ms` is the clock that the age of proofs is measured by. What
+    the light client trusts is kept in `trust_store`, if given, and a client that has one there goes on from it.
     """
 
     def __init__(
@@ -85,16 +89,19 @@ class AsyncClient:
         endpoints: Sequence[str] | None = None,
         *,
         light_client: LightClient | None = None,
+        trust_store: TrustStore | None = None,
         attempt_s: float = ATTEMPT_SECONDS,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self.genesis = genesis
         self.chain_id = genesis.chain_id()
-        self.light_client = light_client or LightClient(genesis)
+        self._trust_store = trust_store
+        stored = trust_store.load() if trust_store is not None and light_client is None else None
+        self.light_client = light_client or LightClient(genesis, trusted=stored)
         known = {item.api_url.rstrip("/"): item.key for item in genesis.validators}
         self.transport = Transport(list(known) if endpoints is None else endpoints, attempt_s=attempt_s)
         self._validators = [(known.get(url, url.encode()), url) for url in self.transport.urls]
-        self._now_ms = now_ms
+        self.now_ms = now_ms
         self._lanes: OrderedDict[tuple[bytes, int], _LaneState] = OrderedDict()
         self._height = 0
         self._height_at = float("-inf")
@@ -108,8 +115,9 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, and keep what is trusted."""
         await self.transport.close()
+        self._keep_trust(closing=True)
 
     # Reading, with proofs
 
@@ -123,16 +131,19 @@ class AsyncClient:
     ) -> Proven:
         """The proven value of a state key at a checkpoint no older than `max_age_s`, as high as `at_least_height`.
 
-        Asks one node after another until one proves it. Raises TimedOut if no checkpoint gets that high in time, else
-        why the last answers were refused.
+        Asks one node after another until one proves it; fetches the hand-overs of eras that the light client does not
+        know. Raises TrustExpired, TimedOut if no checkpoint gets that high in time, else why the last answers were
+        refused.
         """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
 
         async def attempt(url: str) -> Proven:
             data = await self.transport.once(url, "GET", "/v1/proof", params={"key": key.hex()}, accept=MSGPACK)
-            return self.light_client.accept(data, key, self._now_ms(), max_age_s)
+            return await self.with_eras(
+                lambda: self.light_client.accept(data, key, self.now_ms(), max_age_s), url, deadline
+            )
 
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
         while True:
             try:
                 proven = await self.transport.first(attempt, timeout_s=max(0.001, deadline - loop.time()))
@@ -146,6 +157,44 @@ class AsyncClient:
                 if loop.time() >= deadline:
                     raise TimedOut("no checkpoint is that high yet", height=proven.height, asked=at_least_height)
             await asyncio.sleep(POLL_SECONDS)
+
+    async def with_eras(self, verify: Callable[[], T], url: str, deadline: float) -> T:
+        """What `verify` gives, after the hand-overs are followed that it lacks (UnknownEra), at most 1,024 of them.
+
+        The node at `url`, whose answer is verified, is asked for them first. `deadline` is a time of the event loop.
+        """
+        try:
+            try:
+                return verify()
+            except UnknownEra as lacking:
+                await self._follow(lacking, url, deadline)
+                return verify()
+        finally:
+            self._keep_trust()  # also when two histories were seen
+
+    async def _follow(self, lacking: UnknownEra, url: str, deadline: float) -> None:
+        """Fetch and follow hand-overs one after another. Raises `lacking` if no node has one, or time is up."""
+        light, loop = self.light_client, asyncio.get_running_loop()
+        order = [url, *(other for other in self.transport.urls if other != url)]
+        last = min(lacking.era, light.era + HANDOVERS_PER_CALL)
+
+        async def attempt(node: str) -> None:
+            data = await self.transport.once(node, "GET", f"/v1/handovers/{light.era + 1}", accept=MSGPACK)
+            light.follow(data, self.now_ms())
+
+        while light.era < last:
+            if loop.time() >= deadline:
+                raise lacking
+            try:
+                await self.transport.first(attempt, order=order, timeout_s=deadline - loop.time())
+            except NotFound:
+                raise lacking from None
+
+    def _keep_trust(self, *, closing: bool = False) -> None:
+        """Write what the light client trusts to its file, if that has changed by enough."""
+        state = self.light_client.state()
+        if self._trust_store is not None and state is not None:
+            self._trust_store.keep(state, at_once=closing)
 
     async def account(self, public_key: bytes, **how: Any) -> Account | None:
         """The proven account of a public key; None if it has none. Keywords as `proven`."""

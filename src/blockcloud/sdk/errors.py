@@ -46,6 +46,39 @@ class ConflictingCertificates(PeerFault):
     hint = "Do not rely on this ledger. Keep both answers; they are evidence."
 
 
+class ConflictingHandovers(ConflictingCertificates):
+    """A quorum has handed over to two different committees; more than a third of the weight lies."""
+
+    code = "conflicting_handovers"
+
+
+class UnknownEra(PeerFault):
+    """The certificate is of an era whose committee this client does not know; it lacks hand-overs."""
+
+    code = "unknown_era"
+    hint = "Fetch the hand-overs of the eras between (`GET /v1/handovers/{era}`) and try again."
+
+    def __init__(self, message: str = "", *, era: int, **values: object) -> None:
+        super().__init__(message, era=era, **values)
+        self.era = era
+
+
+class SkippedEra(PeerFault):
+    """The hand-over leads to an era behind the next one; hand-overs are followed one after another."""
+
+    code = "skipped_era"
+
+
+class TrustExpired(BlockCloudError):
+    """The newest certificate that this client trusts is older than the trusting period.
+
+    Members of its era may have their bonds back and can no longer be punished for signing a second history.
+    """
+
+    code = "trust_expired"
+    hint = "Give the client a fresh certificate from somebody you trust."
+
+
 class BadAnswer(PeerFault):
     """The node's answer is not what its API promises."""
 

@@ -31,18 +31,25 @@ async def prove_inclusion(client: AsyncClient, transaction_id: bytes, *, timeout
 
     Raises NotFound, Refused (`not_a_checkpoint`: not certified in time, or `pruned`), or why no node's proof holds.
     """
-    weights = client.genesis.committee().weights_by_key
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_s
+    light = client.light_client
 
     async def attempt(url: str) -> Inclusion:
         path = f"/v1/transactions/{transaction_id.hex()}/proof"
         data = await client.transport.once(url, "GET", path, accept=MSGPACK)
         proven = codec.decode(data, ProvenTransaction, limit=HTTP_BODY_BYTES)
-        height = proven.verify(transaction_id, client.chain_id, weights)
+
+        def verify() -> int:
+            weights = light.committee_for(proven.certificate, client.now_ms())
+            height = proven.verify(transaction_id, client.chain_id, weights)
+            light.check_place(proven.certificate)
+            return height
+
+        height = await client.with_eras(verify, url, deadline)
         statement = proven.certificate.statement
         return Inclusion(height, statement.height, statement.digests[0])
 
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + timeout_s
     while True:
         try:
             return await client.transport.first(attempt)

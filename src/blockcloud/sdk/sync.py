@@ -47,8 +47,10 @@ class Client:
     def close(self) -> None:
         """Close all connections and end the thread. May be called again."""
         if not self._loop.is_closed():
-            self._run(self._client.close())
-            self._stop()
+            try:
+                self._run(self._client.close())
+            finally:
+                self._stop()
 
     def _stop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from blockcloud.service_chain.genesis import FeeParameters, NamingParameters
+from blockcloud.service_chain.genesis import FeeParameters, NamingParameters, StakingParameters
 from blockcloud.service_chain.operations import Transfer
 from blockcloud.service_chain.records import Account
 from blockcloud.service_chain.rejections import BelowNewKeyDeposit, InsufficientBalance
 from blockcloud.service_chain.state_keys import account_key
 from blockcloud.service_chain.working_state import WorkingState
+from blockcloud.transaction_chain.era import EraPlan
 
 # What an operation tells subscribers: (kind, data).
 Event = tuple[str, bytes]
@@ -20,12 +21,16 @@ NO_EVENTS: Final[Sequence[Event]] = ()
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a rule may know besides the state: the commit and the parameters of the chain."""
+    """What a rule may know besides the state: the commit, its era, and the parameters of the chain."""
 
     height: int
     time_ms: int
     naming: NamingParameters
     fees: FeeParameters
+    staking: StakingParameters
+    chain_id: bytes
+    plan: EraPlan  # of the era that the commit belongs to
+    era_length: int  # commits
 
 
 def debit(state: WorkingState, owner: bytes, amount: int) -> None:

@@ -18,6 +18,8 @@ from typing import Any, Final
 import msgspec
 
 from blockcloud.service_chain.accounts import NO_EVENTS, Context, Event, apply_transfer
+from blockcloud.service_chain.eras import apply_ready, apply_reveal
+from blockcloud.service_chain.evidence import apply_report_conflict, apply_report_equivocation
 from blockcloud.service_chain.lanes import apply_close_lane, apply_open_lane
 from blockcloud.service_chain.names import (
     apply_add_instance,
@@ -33,16 +35,24 @@ from blockcloud.service_chain.operations import (
     TAGS,
     AddInstance,
     AnnounceEndpoint,
+    Bond,
     CloseLane,
     OpenLane,
     Preorder,
+    Ready,
     Register,
     RemoveInstance,
     RenewName,
+    ReportConflict,
+    ReportEquivocation,
+    Reveal,
     RevokeName,
     Transfer,
     TransferName,
+    Unbond,
+    Unjail,
     UpdateName,
+    Withdraw,
 )
 from blockcloud.service_chain.records import Account, Lane
 from blockcloud.service_chain.rejections import (
@@ -59,9 +69,15 @@ from blockcloud.service_chain.rejections import (
     UnknownLane,
     WrongSigner,
 )
+from blockcloud.service_chain.staking import (
+    apply_announce_endpoint,
+    apply_bond,
+    apply_unbond,
+    apply_unjail,
+    apply_withdraw,
+)
 from blockcloud.service_chain.state_keys import account_key, lane_key
 from blockcloud.service_chain.transaction import Transaction
-from blockcloud.service_chain.validators import apply_announce_endpoint
 from blockcloud.service_chain.working_state import WorkingState
 
 Rule = Callable[[WorkingState, bytes, Any, Context], Sequence[Event]]
@@ -79,6 +95,14 @@ RULES: Final[Mapping[type, Rule]] = {
     RenewName: apply_renew_name,
     RevokeName: apply_revoke_name,
     AnnounceEndpoint: apply_announce_endpoint,
+    Bond: apply_bond,
+    Unbond: apply_unbond,
+    Withdraw: apply_withdraw,
+    Ready: apply_ready,
+    Reveal: apply_reveal,
+    Unjail: apply_unjail,
+    ReportEquivocation: apply_report_equivocation,
+    ReportConflict: apply_report_conflict,
 }
 _NOBODY: Final = Account(0)
 

@@ -15,16 +15,24 @@ from blockcloud.service_chain.genesis import FeeParameters
 from blockcloud.service_chain.operations import (
     AddInstance,
     AnnounceEndpoint,
+    Bond,
     CloseLane,
     OpenLane,
     Preorder,
+    Ready,
     Register,
     RemoveInstance,
     RenewName,
+    ReportConflict,
+    ReportEquivocation,
+    Reveal,
     RevokeName,
     Transfer,
     TransferName,
+    Unbond,
+    Unjail,
     UpdateName,
+    Withdraw,
 )
 from blockcloud.service_chain.records import Fees
 
@@ -44,6 +52,16 @@ OPERATION_WEIGHTS: Final[Mapping[type, int]] = {
     RenewName: 4,
     RevokeName: 4,
     AnnounceEndpoint: 6,
+    Bond: 16,
+    Unbond: 8,
+    Withdraw: 8,
+    Ready: 16,
+    # May cost as many hashes as an onion has layers, if its author missed as many eras.
+    Reveal: 16,
+    Unjail: 4,
+    # Two signatures each.
+    ReportEquivocation: 26,
+    ReportConflict: 26,
 }
 STEP_DIVISOR: Final = 8
 

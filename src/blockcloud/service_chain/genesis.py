@@ -11,17 +11,41 @@ from typing import Any, Final
 import msgspec
 
 from blockcloud.primitives import codec
-from blockcloud.primitives.amounts import GENESIS_SUPPLY_MICRO_BLOC
+from blockcloud.primitives.amounts import GENESIS_SUPPLY_MICRO_BLOC, MICRO_PER_BLOC
 from blockcloud.primitives.codec import Struct
 from blockcloud.primitives.errors import BadConfiguration
 from blockcloud.primitives.hashes import tagged_hash
-from blockcloud.service_chain.records import Account, Fees, Record, ValidatorRecord
-from blockcloud.service_chain.state_keys import FEES_KEY, account_key, validator_key
-from blockcloud.transaction_chain.committee import Committee, Member
+from blockcloud.primitives.limits import COMMITTEE_MEMBERS
+from blockcloud.service_chain.records import (
+    Account,
+    Candidate,
+    CandidateIndex,
+    ConsensusKeyUse,
+    CurrentEra,
+    EraTally,
+    Fees,
+    Record,
+    Reveals,
+)
+from blockcloud.service_chain.state_keys import (
+    CANDIDATES_KEY,
+    CURRENT_ERA_KEY,
+    FEES_KEY,
+    REVEALS_KEY,
+    TALLY_KEY,
+    account_key,
+    candidate_key,
+    consensus_key_use_key,
+    era_key,
+)
+from blockcloud.transaction_chain.committee import Committee
+from blockcloud.transaction_chain.era import EraPlan, Seat
 from blockcloud.transaction_chain.parameters import Parameters
 
 GENESIS_JSON_CHARACTERS: Final = 64 * 1024 * 1024
 GENESIS_NAME_CHARACTERS: Final = 64
+PROTOCOL_VERSION: Final = 1
+ADDRESS_CHARACTERS: Final = 256
 
 
 class NamingParameters(Struct, frozen=True):
@@ -57,14 +81,58 @@ class FeeParameters(Struct, frozen=True):
             raise BadConfiguration("fee parameters: a deposit is not negative")
 
 
+class StakingParameters(Struct, frozen=True):
+    """Who may sit in a committee, and what it earns and risks. Bonds in micro-BLOC, percentages of what the name says.
+
+    Bonds and keys freeze at `freeze_percent` of an era; reveals count from `beacon_from_percent` to
+    `beacon_to_percent`; a member with a committed block in less than `active_percent` of the levels is jailed.
+    """
+
+    committee_size: int = 10
+    minimum_bond: int = 1_000 * MICRO_PER_BLOC
+    unbonding_eras: int = 3
+    freeze_percent: int = 30
+    beacon_from_percent: int = 40
+    beacon_to_percent: int = 70
+    active_percent: int = 10
+    onion_length: int = 4_096
+    emission_percent_a_year: int = 5
+    emission_years: int = 6
+    forfeit_era_rewards: int = 2
+    slash_percent: int = 5
+    reporter_percent: int = 5
+
+    def check(self, era_length: int) -> None:
+        """Raise BadConfiguration unless the values fit together, in an era of `era_length` commits."""
+        freeze, first, last = (
+            era_length * percent // 100
+            for percent in (self.freeze_percent, self.beacon_from_percent, self.beacon_to_percent)
+        )
+        relations = (
+            (1 <= self.committee_size <= COMMITTEE_MEMBERS, f"a committee has 1 to {COMMITTEE_MEMBERS} members"),
+            (self.minimum_bond >= 1 and self.unbonding_eras >= 1, "a bond is at least 1, unbonding at least an era"),
+            (1 <= freeze <= first < last < era_length, "freeze, beacon window and end of an era come in this order"),
+            (0 <= self.active_percent <= 100 and self.onion_length >= 1, "0 to 100 % of levels, an onion of 1 layer"),
+            (0 <= self.emission_percent_a_year * self.emission_years <= 100, "emission is at most the genesis supply"),
+            (self.emission_years >= 1 and self.forfeit_era_rewards >= 0, "emission takes a year or more"),
+            (1 <= self.slash_percent <= 100 and 0 <= self.reporter_percent < 100, "reporting oneself does not pay"),
+        )
+        for holds, reason in relations:
+            if not holds:
+                raise BadConfiguration(f"staking parameters: {reason}", era_length=era_length)
+
+
 class GenesisValidator(Struct, frozen=True):
-    """A member of the first committee. `link_address` is the "host:port" of its link to other validators."""
+    """A member of the first committee, and a candidate for the next: `key` is its node key and the consensus key of its
+    first era. `link_address` is the "host:port" of its link to other validators; `onion_tip` may be empty: it reveals
+    nothing then."""
 
     key: bytes
     bond: int
     api_url: str
     link_address: str
     resource_weight: int = 1_000_000
+    onion_tip: bytes = b""
 
 
 class Genesis(Struct, frozen=True):
@@ -77,6 +145,7 @@ class Genesis(Struct, frozen=True):
     validators: tuple[GenesisValidator, ...]
     accounts: tuple[tuple[bytes, int], ...]
     fees: FeeParameters = FeeParameters()
+    staking: StakingParameters = StakingParameters()
 
     def check(self) -> None:
         """Raise BadConfiguration unless a chain can start from this."""
@@ -85,6 +154,12 @@ class Genesis(Struct, frozen=True):
         self.parameters.check(len(self.committee()))
         self.naming.check()
         self.fees.check()
+        self.staking.check(self.parameters.era_length)
+        for validator in self.validators:
+            if len(validator.onion_tip) not in (0, 32):
+                raise BadConfiguration("an onion's tip has 32 bytes, or none", bytes=len(validator.onion_tip))
+            if max(len(validator.api_url.encode()), len(validator.link_address.encode())) > ADDRESS_CHARACTERS:
+                raise BadConfiguration("a validator's addresses are too long", limit=ADDRESS_CHARACTERS)
         keys = [key for key, _ in self.accounts]
         if any(len(key) != 32 for key in keys) or len(dict.fromkeys(keys)) != len(keys):
             raise BadConfiguration("genesis accounts have keys of 32 bytes, each once")
@@ -108,17 +183,42 @@ class Genesis(Struct, frozen=True):
 
     def committee(self) -> Committee:
         """The committee of the first era. Raises BadConfiguration."""
-        return Committee(
-            Member(validator.key, validator.bond, validator.resource_weight) for validator in self.validators
+        return self.plan().committee()
+
+    def plan(self) -> EraPlan:
+        """Era 0, which begins at height 1."""
+        seats = tuple(
+            Seat(
+                node_key=validator.key,
+                consensus_key=validator.key,
+                bond=validator.bond,
+                resource_weight=validator.resource_weight,
+                link_address=validator.link_address,
+                api_url=validator.api_url,
+            )
+            for validator in self.validators
         )
+        return EraPlan(0, 1, self.beacon(), PROTOCOL_VERSION, seats)
 
     def state(self) -> dict[bytes, Record]:
         """The state at height 0, by state key."""
         records: dict[bytes, Record] = {account_key(key): Account(balance) for key, balance in self.accounts}
         for validator in self.validators:
-            records[validator_key(validator.key)] = ValidatorRecord(
-                validator.bond, validator.resource_weight, validator.api_url, validator.link_address
+            records[candidate_key(validator.key)] = Candidate(
+                validator.bond,
+                validator.resource_weight,
+                validator.link_address,
+                validator.api_url,
+                keys=((0, validator.key),),
+                onion=validator.onion_tip,
             )
+            records[consensus_key_use_key(validator.key)] = ConsensusKeyUse(validator.key, 0)
+        none = (0,) * len(self.validators)
+        records[CANDIDATES_KEY] = CandidateIndex(tuple(sorted(validator.key for validator in self.validators)))
+        records[era_key(0)] = self.plan()
+        records[CURRENT_ERA_KEY] = CurrentEra(0)
+        records[TALLY_KEY] = EraTally(0, none, none, none)
+        records[REVEALS_KEY] = Reveals(0, ())
         records[FEES_KEY] = Fees(self.fees.base_fee, 0, 0, GENESIS_SUPPLY_MICRO_BLOC)
         return records
 
@@ -130,8 +230,14 @@ class Genesis(Struct, frozen=True):
             "parameters": msgspec.structs.asdict(self.parameters),
             "naming": msgspec.structs.asdict(self.naming),
             "fees": msgspec.structs.asdict(self.fees),
+            "staking": msgspec.structs.asdict(self.staking),
             "validators": [
-                {**msgspec.structs.asdict(validator), "key": validator.key.hex()} for validator in self.validators
+                {
+                    **msgspec.structs.asdict(validator),
+                    "key": validator.key.hex(),
+                    "onion_tip": validator.onion_tip.hex(),
+                }
+                for validator in self.validators
             ],
             "accounts": {key.hex(): balance for key, balance in self.accounts},
         }
@@ -159,6 +265,7 @@ class _GenesisFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parameters: dict[str, int]
     naming: dict[str, int]
     fees: dict[str, int]
+    staking: dict[str, int]
     validators: list[_ValidatorEntry]
     accounts: dict[str, int]
 
@@ -170,12 +277,18 @@ class _GenesisFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             NamingParameters(**self.naming),
             tuple(
                 GenesisValidator(
-                    bytes.fromhex(entry.key), entry.bond, entry.api_url, entry.link_address, entry.resource_weight
+                    bytes.fromhex(entry.key),
+                    entry.bond,
+                    entry.api_url,
+                    entry.link_address,
+                    entry.resource_weight,
+                    bytes.fromhex(entry.onion_tip),
                 )
                 for entry in self.validators
             ),
             tuple((bytes.fromhex(key), balance) for key, balance in self.accounts.items()),
             FeeParameters(**self.fees),
+            StakingParameters(**self.staking),
         )
 
 
@@ -185,3 +298,4 @@ class _ValidatorEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     api_url: str
     link_address: str
     resource_weight: int = 1_000_000
+    onion_tip: str = ""

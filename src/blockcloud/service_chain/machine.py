@@ -21,18 +21,29 @@ from blockcloud.primitives.limits import STATE_VALUE_BYTES
 from blockcloud.primitives.storage import Batch, Store
 from blockcloud.service_chain import receipts
 from blockcloud.service_chain.accounts import Context, Event
+from blockcloud.service_chain.eras import begin_next_era, current_plan, freeze_candidates, last_height
 from blockcloud.service_chain.execution import execute_transaction
 from blockcloud.service_chain.fees import after_commit
 from blockcloud.service_chain.genesis import Genesis
 from blockcloud.service_chain.parsed import ParsedTransactions
 from blockcloud.service_chain.receipts import Receipt, decode_receipt
-from blockcloud.service_chain.records import Account, Fees, NameRecord
+from blockcloud.service_chain.records import Account, Candidate, CurrentEra, Fees, NameRecord
 from blockcloud.service_chain.rejections import DUPLICATE, StaleSequence, Unpaid
+from blockcloud.service_chain.rewards import note_commit, settle_era
 from blockcloud.service_chain.state import VersionedState
-from blockcloud.service_chain.state_keys import FEES_KEY, account_key, file_key, name_key
+from blockcloud.service_chain.state_keys import (
+    CURRENT_ERA_KEY,
+    FEES_KEY,
+    account_key,
+    candidate_key,
+    era_key,
+    file_key,
+    name_key,
+)
 from blockcloud.service_chain.transaction import Transaction, parse_transaction, verify_signatures
 from blockcloud.service_chain.working_state import WorkingState
 from blockcloud.transaction_chain.commit import Commit, genesis_record
+from blockcloud.transaction_chain.era import EraPlan
 from blockcloud.transaction_chain.machine import Result
 
 META: Final = "meta"
@@ -105,23 +116,45 @@ class ServiceChain:
         height = commit.height
         if height != self.height + 1:
             raise OutOfOrder(height=height, last=self.height)
-        outcomes, events = self._run(commit, batch)
+        context = self._context(commit)
+        freeze_candidates(self._working, context)
+        outcomes, events = self._run(commit, batch, context)
+        next_era = self._end(commit, context)
         changes = self._working.take_changes()
         digest = self._state.apply(height, changes, batch)
         root = None
-        if height % self.genesis.parameters.checkpoint_period == 0:
+        if height % self.genesis.parameters.checkpoint_period == 0 or next_era is not None:
             root = self._state.checkpoint(height, batch)
             self._note_checkpoint(_Checkpoint(height, commit.digest, root), batch)
         batch.put(META, HEIGHT_KEY, height.to_bytes(8))
         self.height = height
-        return Result(height, digest, root, tuple(outcomes), tuple(events))
+        return Result(height, digest, root, tuple(outcomes), tuple(events), next_era)
 
-    def _run(self, commit: Commit, batch: Batch) -> tuple[list[tuple[bytes, str]], list[Event]]:
+    def _context(self, commit: Commit) -> Context:
+        genesis = self.genesis
+        return Context(
+            height=commit.height,
+            time_ms=commit.record.time_ms,
+            naming=genesis.naming,
+            fees=genesis.fees,
+            staking=genesis.staking,
+            chain_id=self.chain_id,
+            plan=current_plan(self._working),
+            era_length=genesis.parameters.era_length,
+        )
+
+    def _end(self, commit: Commit, context: Context) -> EraPlan | None:
+        """What comes after the transactions: rewards, and at an era's last commit the plan of the next."""
+        note_commit(self._working, commit.record, self.genesis.time_ms, context)
+        if commit.height != last_height(context.plan, context.era_length):
+            return None
+        settle_era(self._working, commit.record.level, context)
+        return begin_next_era(self._working, context)
+
+    def _run(self, commit: Commit, batch: Batch, context: Context) -> tuple[list[tuple[bytes, str]], list[Event]]:
         """Execute the payloads of `commit` and settle the fees; receipts go into `batch`."""
         state, height, encode, parsed = self._working, commit.height, codec.encode, self._parsed.get
-        fees = self._fees()
-        base_fee = fees.base_fee
-        context = Context(height, commit.record.time_ms, self.genesis.naming, self.genesis.fees)
+        base_fee = self._fees().base_fee
         outcomes: list[tuple[bytes, str]] = []
         events: list[Event] = []
         written: dict[bytes, bytes] = {}
@@ -141,7 +174,8 @@ class ServiceChain:
             if effect.events:
                 events += effect.events
         batch.writes += [(receipts.TABLE, transaction_id, receipt) for transaction_id, receipt in written.items()]
-        state.put(FEES_KEY, after_commit(fees, paid, pot, load, self.genesis.fees))
+        # Read again: evidence burns.
+        state.put(FEES_KEY, after_commit(self._fees(), paid, pot, load, self.genesis.fees))
         return outcomes, events
 
     def _void_code(self, transaction: Transaction, rejection: Unpaid, written: dict[bytes, bytes]) -> str:
@@ -203,6 +237,25 @@ class ServiceChain:
             entries.append((record.changed_height, record))
             record = self.name(name, record.previous_height) if record.previous_height else None
         return entries[::-1]
+
+    @property
+    def plan(self) -> EraPlan:
+        """The plan of the era that the next commit belongs to."""
+        value = self.get(CURRENT_ERA_KEY)
+        assert value is not None, "the genesis writes the era"
+        plan = self.plan_of(codec.decode(value, CurrentEra, limit=STATE_VALUE_BYTES).era)
+        assert plan is not None, "each era has its plan"
+        return plan
+
+    def plan_of(self, era: int) -> EraPlan | None:
+        """The plan of an era, past or present."""
+        value = self.get(era_key(era))
+        return None if value is None else codec.decode(value, EraPlan, limit=STATE_VALUE_BYTES)
+
+    def candidate(self, node_key: bytes, height: int | None = None) -> Candidate | None:
+        """The candidate of a node key."""
+        value = self.get(candidate_key(node_key), height)
+        return None if value is None else codec.decode(value, Candidate, limit=STATE_VALUE_BYTES)
 
     def receipt(self, transaction_id: bytes) -> Receipt | None:
         """The receipt of a transaction that was executed and paid for."""

@@ -15,15 +15,19 @@ from msgspec import Meta
 
 from blockcloud.primitives import codec
 from blockcloud.primitives.amounts import MAXIMUM_MICRO_BLOC
+from blockcloud.primitives.certificates import CHECKPOINT, HANDOVER, SignedStatement, Statement
 from blockcloud.primitives.codec import Struct
 from blockcloud.primitives.errors import Malformed
 from blockcloud.primitives.hashes import tagged_hash
-from blockcloud.primitives.limits import INSTANCE_KEYS, NAME_BYTES
+from blockcloud.primitives.keys import verify
+from blockcloud.primitives.limits import INSTANCE_KEYS, NAME_BYTES, TRANSACTION_BYTES
 from blockcloud.primitives.names import parse_name
+from blockcloud.transaction_chain.block import DIGEST_DOMAIN, SIGNATURE_DOMAIN, Header
 
 # Heights, sequences and lane numbers: they fit a signed 64-bit integer of any language.
 NUMBER_MAX: Final = 2**63 - 1
 API_URL_BYTES: Final = 256
+LINK_ADDRESS_BYTES: Final = 128
 SALT_BYTES: Final = 32
 
 Key: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=32)]
@@ -33,10 +37,16 @@ OptionalDigest: TypeAlias = Annotated[bytes, Meta(max_length=32)]
 Number: TypeAlias = Annotated[int, Meta(ge=0, le=NUMBER_MAX)]
 Amount: TypeAlias = Annotated[int, Meta(ge=0, le=MAXIMUM_MICRO_BLOC)]
 PositiveAmount: TypeAlias = Annotated[int, Meta(ge=1, le=MAXIMUM_MICRO_BLOC)]
+Signature: TypeAlias = Annotated[bytes, Meta(min_length=64, max_length=64)]
 NameText: TypeAlias = Annotated[str, Meta(min_length=1, max_length=NAME_BYTES)]
 Keys: TypeAlias = Annotated[tuple[Key, ...], Meta(max_length=INSTANCE_KEYS)]
 
+# Both may be empty where that means: as before.
+ApiUrl: TypeAlias = Annotated[str, Meta(max_length=API_URL_BYTES)]
+LinkAddress: TypeAlias = Annotated[str, Meta(max_length=LINK_ADDRESS_BYTES)]
+
 _URL = re.compile(r"https?://[!-~]+", re.ASCII)
+_LINK_ADDRESS = re.compile(r"[!-~]+:[0-9]{1,5}", re.ASCII)
 
 
 class Transfer(Struct, frozen=True, tag=1):
@@ -120,9 +130,71 @@ class RevokeName(Struct, frozen=True, tag=17):
 
 
 class AnnounceEndpoint(Struct, frozen=True, tag=30):
-    """A validator says where its client API is."""
+    """A candidate says where its client API is, and its links to other validators (empty: as before)."""
 
     api_url: Annotated[str, Meta(min_length=1, max_length=API_URL_BYTES)]
+    link_address: LinkAddress = ""
+
+
+class Bond(Struct, frozen=True, tag=40):
+    """Put `amount` micro-BLOC behind the sender as a candidate for the committee; the sender's key is its node key. The
+    first bond needs both addresses, later ones may leave them empty. `onion_tip`: what the sender reveals for the
+    beacon from two eras later on; empty: as before, at first none."""
+
+    amount: PositiveAmount
+    link_address: LinkAddress
+    api_url: ApiUrl
+    onion_tip: OptionalDigest
+
+
+class Unbond(Struct, frozen=True, tag=41):
+    """Take `amount` out of the bond. It can be withdrawn some eras later, and slashed until then."""
+
+    amount: PositiveAmount
+
+
+class Withdraw(Struct, frozen=True, tag=42):
+    """Move all unbonding amounts whose era has come to the account."""
+
+
+class Ready(Struct, frozen=True, tag=43):
+    """Be a candidate for the committee of `era`, the next one, in which `consensus_key` will sign."""
+
+    era: Number
+    consensus_key: Key
+
+
+class Reveal(Struct, frozen=True, tag=44):
+    """Reveal this era's layer of the sender's onion."""
+
+    value: Digest
+
+
+class Unjail(Struct, frozen=True, tag=45):
+    """Ask back in after having been jailed in an earlier era."""
+
+
+class SignedHeader(Struct, frozen=True):
+    """The header of a block as it travelled, and the consensus key and signature of its author."""
+
+    header: Annotated[bytes, Meta(max_length=TRANSACTION_BYTES)]
+    signer: Key
+    signature: Signature
+
+
+class ReportEquivocation(Struct, frozen=True, tag=50):
+    """Prove that a member signed two blocks of one level."""
+
+    first: SignedHeader
+    second: SignedHeader
+
+
+class ReportConflict(Struct, frozen=True, tag=51):
+    """Prove that a member signed two different checkpoint statements about one height, or two different hand-over
+    statements in one era."""
+
+    first: SignedStatement
+    second: SignedStatement
 
 
 Operation: TypeAlias = (
@@ -138,6 +210,14 @@ Operation: TypeAlias = (
     | RenewName
     | RevokeName
     | AnnounceEndpoint
+    | Bond
+    | Unbond
+    | Withdraw
+    | Ready
+    | Reveal
+    | Unjail
+    | ReportEquivocation
+    | ReportConflict
 )
 
 OPERATIONS: Final[tuple[type[Operation], ...]] = (
@@ -153,6 +233,14 @@ OPERATIONS: Final[tuple[type[Operation], ...]] = (
     RenewName,
     RevokeName,
     AnnounceEndpoint,
+    Bond,
+    Unbond,
+    Withdraw,
+    Ready,
+    Reveal,
+    Unjail,
+    ReportEquivocation,
+    ReportConflict,
 )
 # Tag of each operation; lanes are managed by the owner only, so a lane cannot be allowed to open wider ones.
 TAGS: Final[Mapping[type, int]] = {operation: int(str(operation.__struct_config__.tag)) for operation in OPERATIONS}
@@ -194,8 +282,59 @@ def _check_open_lane(operation: OpenLane) -> None:
 
 
 def _check_endpoint(operation: AnnounceEndpoint) -> None:
-    if not _URL.fullmatch(operation.api_url):
-        raise Malformed("an API endpoint is an http or https URL", api_url=operation.api_url[:80])
+    _check_addresses(operation.api_url, operation.link_address)
+
+
+def _check_bond(operation: Bond) -> None:
+    _check_addresses(operation.api_url, operation.link_address)
+    if len(operation.onion_tip) not in (0, 32):
+        raise Malformed("an onion's tip has 32 bytes, or none", bytes=len(operation.onion_tip))
+
+
+def _check_addresses(api_url: str, link_address: str) -> None:
+    if api_url and not _URL.fullmatch(api_url):
+        raise Malformed("an API endpoint is an http or https URL", api_url=api_url[:80])
+    if link_address and not _LINK_ADDRESS.fullmatch(link_address):
+        raise Malformed('a link address is "host:port"', link_address=link_address[:80])
+
+
+def header_of(signed: SignedHeader) -> Header:
+    """The header in a piece of evidence. Raises Malformed, NonCanonical or Oversized."""
+    return codec.decode(signed.header, Header, limit=TRANSACTION_BYTES)
+
+
+def _check_equivocation(operation: ReportEquivocation) -> None:
+    """The two headers are of one signer, chain, era, author and level, differ, and are really signed."""
+    first, second = operation.first, operation.second
+    places = [
+        (signed.signer, header.chain_id, header.era, header.author, header.level)
+        for signed in (first, second)
+        for header in (header_of(signed),)
+    ]
+    if places[0] != places[1] or first.header == second.header or min(places[0][2:]) < 0:
+        raise Malformed("not two different blocks of one author, era and level")
+    for signed in (first, second):
+        verify(signed.signer, SIGNATURE_DOMAIN, tagged_hash(DIGEST_DOMAIN, signed.header), signed.signature)
+
+
+def statement_place(statement: Statement) -> tuple[bytes, str, int, int]:
+    """(chain, kind, era, height): what a member says only one thing about. An era has one hand-over, whatever height a
+    liar gives it, so the height of one is 0 here."""
+    height = 0 if statement.kind == HANDOVER else statement.height
+    return statement.chain_id, statement.kind, statement.era, height
+
+
+def _check_conflict(operation: ReportConflict) -> None:
+    """The two statements are of one signer and place, differ, and are really signed."""
+    pair = (operation.first, operation.second)
+    places = [(signed.signer, statement_place(signed.statement)) for signed in pair]
+    if places[0] != places[1] or pair[0].statement == pair[1].statement:
+        raise Malformed("not two different statements of one signer, kind, era and height")
+    # Other kinds may be said more than once.
+    if pair[0].statement.kind not in (CHECKPOINT, HANDOVER) or pair[0].statement.era < 0:
+        raise Malformed("statements of this kind may differ", kind=pair[0].statement.kind[:32])
+    for signed in pair:
+        signed.verify()
 
 
 _CHECKS: Final[Mapping[type, Callable[[Any], None]]] = {
@@ -208,11 +347,14 @@ _CHECKS: Final[Mapping[type, Callable[[Any], None]]] = {
     RenewName: _check_name,
     RevokeName: _check_name,
     AnnounceEndpoint: _check_endpoint,
+    Bond: _check_bond,
+    ReportEquivocation: _check_equivocation,
+    ReportConflict: _check_conflict,
 }
 
 
 def check_operation(operation: Operation) -> None:
-    """Raise Malformed or InvalidName if `operation` makes no sense in any state."""
+    """Raise Malformed, InvalidName or, for evidence, BadSignature if `operation` makes no sense in any state."""
     check = _CHECKS.get(type(operation))
     if check is not None:
         check(operation)

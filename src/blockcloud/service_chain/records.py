@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from blockcloud.primitives.codec import Struct
+from blockcloud.transaction_chain.era import EraPlan
 
 REGISTERED: Final = "registered"
 REVOKED: Final = "revoked"
@@ -68,13 +69,83 @@ class FileRecord(Struct, frozen=True):
     names: int
 
 
-class ValidatorRecord(Struct, frozen=True):
-    """A member of the committee: its bond, and where its client API is."""
+class Candidate(Struct, frozen=True):
+    """Who may sit in a committee: a node key with a bond, where its links and its client API are, the onion it reveals
+    and the consensus keys it named (`staking.py`, `eras.py`). Bonds in micro-BLOC."""
 
     bond: int
-    resource_weight: int
-    api_url: str
+    resource_weight: int  # ppm
     link_address: str
+    api_url: str
+    unbonding: tuple[tuple[int, int], ...] = ()  # (era from which it can be withdrawn, amount), ascending
+    keys: tuple[tuple[int, bytes], ...] = ()  # (era, consensus key it was ready with), ascending; only the last eras
+    onion: bytes = b""  # the last known layer, at first the tip; empty: reveals nothing
+    onion_start: int = 0  # era of the onion's first reveal: in era e comes reveal number e - onion_start + 1
+    onion_reveals: int = 0  # number of the reveal that `onion` is; 0: the tip
+    next_onion: bytes = b""  # a tip that counts from era `next_onion_start` on; empty: none
+    next_onion_start: int = 0
+    jailed_era: int = -1  # the era in which it was jailed; -1: it is not
+    offences: int = 0  # proven lies so far
+
+    @property
+    def jailed(self) -> bool:
+        """Whether it is kept out of committees until it asks back in."""
+        return self.jailed_era >= 0
+
+    @property
+    def at_stake(self) -> int:
+        """What can be slashed: bond and unbonding amounts."""
+        return self.bond + sum(amount for _, amount in self.unbonding)
+
+
+class CandidateIndex(Struct, frozen=True):
+    """The node keys of all candidates with a bond, ascending."""
+
+    keys: tuple[bytes, ...]
+
+
+class ConsensusKeyUse(Struct, frozen=True):
+    """Whose consensus key this is, and in which era."""
+
+    node_key: bytes
+    era: int
+
+
+class CurrentEra(Struct, frozen=True):
+    """The number of the era that the next commit belongs to."""
+
+    era: int
+
+
+class FrozenCandidates(Struct, frozen=True):
+    """Who was ready for `era` at the freeze of the era before: (node key, consensus key, bond), highest bond first."""
+
+    era: int
+    entries: tuple[tuple[bytes, bytes, int], ...]
+
+
+class EraTally(Struct, frozen=True):
+    """What the members of an era did so far, by their numbers: micro-BLOC of emission earned, levels with a committed
+    block, and the highest of these levels."""
+
+    era: int
+    earned: tuple[int, ...]
+    levels: tuple[int, ...]
+    highest: tuple[int, ...]
+
+
+class Reveals(Struct, frozen=True):
+    """The onion layers revealed in an era, in the order in which they came."""
+
+    era: int
+    values: tuple[bytes, ...]
+
+
+class Offence(Struct, frozen=True):
+    """A lie that was punished: the height at which it was reported, and micro-BLOC slashed."""
+
+    height: int
+    slashed: int
 
 
 class Fees(Struct, frozen=True):
@@ -86,4 +157,20 @@ class Fees(Struct, frozen=True):
     supply: int
 
 
-Record = Account | Lane | PreorderRecord | NameRecord | FileRecord | ValidatorRecord | Fees
+Record = (
+    Account
+    | Lane
+    | PreorderRecord
+    | NameRecord
+    | FileRecord
+    | Fees
+    | Candidate
+    | CandidateIndex
+    | ConsensusKeyUse
+    | CurrentEra
+    | EraPlan
+    | FrozenCandidates
+    | EraTally
+    | Reveals
+    | Offence
+)

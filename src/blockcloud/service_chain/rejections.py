@@ -211,7 +211,157 @@ class TooManyInstances(Failed):
     code = "too_many_instances"
 
 
-class NotAValidator(Failed):
-    """The sender is not a validator."""
+class NotACandidate(Failed):
+    """The sender has never bonded."""
 
-    code = "not_a_validator"
+    code = "not_a_candidate"
+
+
+class BondBelowMinimum(Failed):
+    """A bond is nothing, or at least the minimum."""
+
+    code = "bond_below_minimum"
+
+
+class InsufficientBond(Failed):
+    """The bond is smaller than this amount."""
+
+    code = "insufficient_bond"
+
+
+class AddressMissing(Failed):
+    """The first bond says where the candidate's links and its client API are."""
+
+    code = "address_missing"
+
+
+class TooManyCandidates(Failed):
+    """There are as many candidates as there may be."""
+
+    code = "too_many_candidates"
+
+
+class TooManyUnbondings(Failed):
+    """The candidate has as many unbonding amounts as it may have; withdraw first."""
+
+    code = "too_many_unbondings"
+
+
+class NothingToWithdraw(Failed):
+    """No unbonding amount has reached its era."""
+
+    code = "nothing_to_withdraw"
+
+
+class StakeNeeded(Failed):
+    """What is left would be less than a seat of the last eras weighed, which can still be slashed."""
+
+    code = "stake_needed"
+
+
+class Jailed(Failed):
+    """The candidate is jailed."""
+
+    code = "jailed"
+
+
+class NotJailed(Failed):
+    """The candidate is not jailed."""
+
+    code = "not_jailed"
+
+
+class JailedInThisEra(Failed):
+    """A candidate asks back in in a later era than the one it was jailed in."""
+
+    code = "jailed_in_this_era"
+
+
+class NotTheNextEra(Failed):
+    """A candidate gets ready for the next era only."""
+
+    code = "not_the_next_era"
+
+
+class CandidatesFrozen(Failed):
+    """Bonds and keys for the next era are frozen already."""
+
+    code = "candidates_frozen"
+
+
+class ReadyAlready(Failed):
+    """The candidate is ready for this era, with the key it named first."""
+
+    code = "ready_already"
+
+
+class ConsensusKeyUsed(Failed):
+    """This consensus key is or was somebody's."""
+
+    code = "consensus_key_used"
+
+
+class NotAMember(Failed):
+    """The sender is not in the present committee."""
+
+    code = "not_a_member"
+
+
+class OutsideBeaconWindow(Failed):
+    """Reveals count in the beacon window of an era only."""
+
+    code = "outside_beacon_window"
+
+
+class NoOnion(Failed):
+    """The candidate has no onion that counts in this era."""
+
+    code = "no_onion"
+
+
+class RevealedAlready(Failed):
+    """A member reveals once in an era."""
+
+    code = "revealed_already"
+
+
+class OnionTooDeep(Failed):
+    """The onion is used up, or too many reveals were missed; register a new tip."""
+
+    code = "onion_too_deep"
+
+
+class WrongReveal(Failed):
+    """The value is not this era's layer of the sender's onion."""
+
+    code = "wrong_reveal"
+
+
+class EvidenceOutdated(Failed):
+    """The evidence is of an era that is not judged: still to come, or too long ago."""
+
+    code = "evidence_outdated"
+
+
+class EvidenceOfAnotherChain(Failed):
+    """The evidence was signed for another chain."""
+
+    code = "evidence_of_another_chain"
+
+
+class NotOfTheAccused(Failed):
+    """The key that signed the evidence had no such seat in its era."""
+
+    code = "not_of_the_accused"
+
+
+class OffenceKnown(Failed):
+    """This offence was reported before."""
+
+    code = "offence_known"
+
+
+class NothingToSlash(Failed):
+    """The accused has neither a bond nor an unbonding amount."""
+
+    code = "nothing_to_slash"

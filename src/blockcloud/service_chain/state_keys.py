@@ -8,6 +8,11 @@ from __future__ import annotations
 from typing import Final
 
 FEES_KEY: Final = b"f"
+CURRENT_ERA_KEY: Final = b"E"
+CANDIDATES_KEY: Final = b"V"
+FROZEN_KEY: Final = b"Z"
+TALLY_KEY: Final = b"T"
+REVEALS_KEY: Final = b"R"
 
 
 def account_key(public_key: bytes) -> bytes:
@@ -36,6 +41,21 @@ def file_key(service_file_hash: bytes) -> bytes:
     return b"s" + service_file_hash
 
 
-def validator_key(public_key: bytes) -> bytes:
-    """The ValidatorRecord of a validator's consensus key."""
-    return b"v" + public_key
+def candidate_key(node_key: bytes) -> bytes:
+    """The Candidate of a node key."""
+    return b"v" + node_key
+
+
+def consensus_key_use_key(consensus_key: bytes) -> bytes:
+    """The ConsensusKeyUse of a consensus key."""
+    return b"k" + consensus_key
+
+
+def era_key(era: int) -> bytes:
+    """The EraPlan of an era. Never removed."""
+    return b"e" + era.to_bytes(8)
+
+
+def offence_key(offence: bytes) -> bytes:
+    """The Offence of this identity (`evidence.py`)."""
+    return b"o" + offence

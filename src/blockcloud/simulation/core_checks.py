@@ -16,7 +16,7 @@ from blockcloud.primitives.limits import UNREFERENCED_BLOCKS_PER_SLOT
 from blockcloud.simulation.commit_model import CommitModel
 from blockcloud.simulation.dag_builder import BEACON, CHAIN_ID, GENESIS, DagBuilder, simulated_key
 from blockcloud.transaction_chain.block import Block, BlockReference, sign_block
-from blockcloud.transaction_chain.commit import CommitRecord
+from blockcloud.transaction_chain.commit import CommitRecord, EraStart
 from blockcloud.transaction_chain.core import Core
 from blockcloud.transaction_chain.leaders import LeaderSchedule
 from blockcloud.transaction_chain.mempool import Mempool
@@ -42,8 +42,7 @@ def observer(builder: DagBuilder, leader_slots: int, gc_depth_levels: int) -> Co
         era=0,
         committee=builder.committee,
         parameters=Parameters(leader_slots=leader_slots, gc_depth_levels=gc_depth_levels),
-        genesis=GENESIS,
-        genesis_time_ms=0,
+        start=EraStart.of_chain(GENESIS, 0),
         beacon=BEACON,
         own=None,
         key=None,

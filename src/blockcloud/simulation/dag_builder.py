@@ -20,6 +20,7 @@ from blockcloud.primitives import codec
 from blockcloud.primitives.errors import BlockCloudError
 from blockcloud.primitives.hashes import tagged_hash
 from blockcloud.primitives.keys import SIGNATURE_BYTES, SigningKey
+from blockcloud.primitives.limits import COMMITTEE_MEMBERS
 from blockcloud.primitives.merkle import merkle_root
 from blockcloud.transaction_chain.block import (
     DIGEST_DOMAIN,
@@ -117,16 +118,20 @@ def plan_of(blocks: Iterable[Block]) -> dict[BlockName, tuple[BlockName, ...]]:
     }
 
 
-@lru_cache(maxsize=AUTHORS)
+@lru_cache(maxsize=COMMITTEE_MEMBERS)
 def simulated_key(author: int) -> SigningKey:
     """The signing key of committee index `author` in every simulation: not a secret."""
     return SigningKey(tagged_hash("simulation/v1", b"key" + author.to_bytes(2, "big")))
 
 
 @lru_cache(maxsize=256)
-def simulated_committee(weights: tuple[int, ...]) -> Committee:
-    """A committee whose members hold `simulated_key` and these bonds."""
-    return Committee(Member(simulated_key(author).public, bond) for author, bond in enumerate(weights))
+def simulated_committee(weights: tuple[int, ...], resource_weights: tuple[int, ...] = ()) -> Committee:
+    """A committee whose members hold `simulated_key`, these bonds and resource weights (default: equal)."""
+    resources = resource_weights or (1,) * len(weights)
+    return Committee(
+        Member(simulated_key(author).public, bond, resource)
+        for author, (bond, resource) in enumerate(zip(weights, resources, strict=True))
+    )
 
 
 class DagBuilder:

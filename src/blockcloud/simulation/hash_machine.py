@@ -1,17 +1,20 @@
 """The least service machine: its state is a hash over everything executed so far.
 
 Two members have the same state only if they executed the same payloads in the same order, which is all that a
-simulation of layer 1 asks. `network.run` takes the production service chain in its place.
+simulation of layer 1 asks. `runner.run` takes the production service chain in its place.
 """
 
 from __future__ import annotations
 
+from blockcloud.primitives.errors import Malformed
 from blockcloud.primitives.hashes import ZERO_DIGEST, tagged_hash
 from blockcloud.primitives.storage import Batch, Store
 from blockcloud.transaction_chain.commit import Commit
 from blockcloud.transaction_chain.machine import Result
 
 _STATE_KEY = b"hash"
+# What every machine must refuse: liars put it into their blocks.
+REFUSED_PAYLOAD = b"\xffno machine takes this"
 
 
 class HashMachine:
@@ -23,7 +26,9 @@ class HashMachine:
         self._state = stored[8:] if stored else ZERO_DIGEST
 
     def check(self, payload: bytes) -> int:
-        """Every payload is valid and one operation."""
+        """Every payload but one is valid and one operation. Raises Malformed."""
+        if payload == REFUSED_PAYLOAD:
+            raise Malformed("a payload that is refused")
         return 1
 
     def execute(self, commit: Commit, batch: Batch) -> Result:

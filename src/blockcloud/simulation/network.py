@@ -1,97 +1,84 @@
 """A whole committee of production cores over a virtual clock, network and disk, from one seed.
 
-Discrete events: messages arrive late, twice, out of order or never; links part and heal; members lose power in the
-midst of their duties and come back with what their disk kept; one member lies. First safety is asked for under all
-this, then, once everything has healed, liveness (the method of TigerBeetle's VOPR). What is checked:
-
-- *agreement*: whatever height two members commit, they commit the same and compute the same state;
-- *no double signature*: an honest member never sends two blocks for one level, crashes or not;
-- *liveness*: after healing, every honest member passes the height that the foremost had reached, and goes on;
-- *no loss*: what an honest member accepts after healing is committed everywhere.
-
-`run` gives a report that fits into JSON; the same arguments give the same report. From the shell:
-`python -m blockcloud.simulation.network --seed 7 --validators 4 --seconds 10`.
+Discrete events: messages arrive late, twice, out of order or never; links part and heal; members pause, lose power in
+the midst of their duties and come back with what their disk kept; disks are full for a while, clocks drift, and some
+members lie. First safety is asked for under all this, then, once everything has healed, liveness (the method of
+TigerBeetle's VOPR). What is checked is in `judge`, what is drawn in `options` and `faults`, a run is started by
+`runner.run`. Times are virtual milliseconds since the start.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import heapq
-import json
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from random import Random
 
-from blockcloud.primitives.errors import BadConfiguration, BlockCloudError, LocalFault
-from blockcloud.simulation.dag_builder import AUTHORS, simulated_committee
-from blockcloud.simulation.faults import Crash, Faults, Lie, draw_faults
-from blockcloud.simulation.hash_machine import HashMachine
-from blockcloud.simulation.simulated_node import MachineFactory, Setting, SimulatedNode
-from blockcloud.transaction_chain.block import Block, BlockReference
+from blockcloud.primitives.certificates import Certificate
+from blockcloud.primitives.errors import BadConfiguration
+from blockcloud.simulation.clock import SimulatedClock
+from blockcloud.simulation.dag_builder import simulated_committee
+from blockcloud.simulation.faults import SLOW_AT_MOST_MS, Crash, CrashPoint, Spell
+from blockcloud.simulation.judge import Judge
+from blockcloud.simulation.liar import Liar
+from blockcloud.simulation.options import BURST_MS, LOAD_INTERVAL_MS, Load, Options
+from blockcloud.simulation.simulated_node import MachineFactory, Setting, SimulatedNode, decoded
+from blockcloud.transaction_chain.block import Block
 from blockcloud.transaction_chain.commit import Commit
 from blockcloud.transaction_chain.machine import Result
-from blockcloud.transaction_chain.parameters import Parameters
 
-PASS, NO_PROGRESS, DIVERGED = "Pass", "NoProgress", "Diverged"
-SECONDS_AT_LEAST = 4
-SECONDS_AT_MOST = 3_600
-EVENTS_AT_MOST = 5_000_000
-# Heights that every honest member must gain after healing, beyond the highest one before it.
-PROGRESS_COMMITS = 5
-LOAD_INTERVAL_MS = 100
-# A payload accepted so long before the end must be committed everywhere at the end.
-COMMIT_WITHIN_MS = 2_500
+EVENTS_AT_MOST = 20_000_000
+# How often a run of given levels looks whether it has come to its end.
+LOOK_MS = 100
 
-Report = dict[str, object]
 # The n-th payload that clients hand in: the service machine must accept it, and no two may be equal.
 PayloadFactory = Callable[[int], bytes]
-
-
-class SafetyBroken(BlockCloudError):
-    """Two members disagree, or an honest one signed twice."""
-
-    code = "safety_broken"
+# Called with one line for each event.
+Tracer = Callable[[str], None]
 
 
 class Network:
-    """The world of one run. Times are virtual milliseconds since the start."""
+    """The world of one run."""
 
     def __init__(
-        self, seed: int, validators: int, run_ms: int, machine: MachineFactory, payload: PayloadFactory
+        self,
+        random: Random,
+        options: Options,
+        machine: MachineFactory,
+        payload: PayloadFactory,
+        tracer: Tracer | None = None,
     ) -> None:
-        self.random = Random(seed)
+        self.random = random
+        self.options = options
+        self.faults = options.faults
         self.now_ms = 0
-        self.run_ms = run_ms
-        self._payload = payload
-        self.faults: Faults = draw_faults(self.random, validators, run_ms)
+        self.is_over = False
         self.counts = dict.fromkeys(("events", "messages", "lost", "duplicated", "crashes", "payloads"), 0)
         self.trace = hashlib.sha256()
-        # Height -> (commit digest, change digest) of whoever got there first.
-        self.agreed: dict[int, tuple[bytes, bytes]] = {}
-        self.heights = [0] * validators
-        self.foremost_at_heal = 0
-        # Payload -> when an honest member accepted it, from healing on.
-        self.accepted: dict[bytes, int] = {}
-        self.committed_payloads: list[dict[bytes, None]] = [{} for _ in range(validators)]
-        self._signed: dict[tuple[int, int], BlockReference] = {}
-        self._links = {(one, other): False for other in range(validators) for one in range(other)}
+        committee = simulated_committee(options.weights, options.resource_weights)
+        self.judge = Judge(options, committee)
+        self._payload = payload
+        self._tracer = tracer
+        self._links = {(one, other): False for other in range(options.members) for one in range(other)}
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
         self._scheduled = 0
-        slots = self.random.randint(1, min(3, validators))
-        parameters = Parameters(leader_slots=slots, gc_depth_levels=self.random.choice((8, 16, 64)))
-        setting = Setting(simulated_committee((1,) * validators), parameters, machine)
-        lies = [self.faults.lie if member == self.faults.liar else Lie.NONE for member in range(validators)]
-        self.nodes = [
-            SimulatedNode(member, setting, self, self.faults.skew_ms[member], lies[member])
-            for member in range(validators)
-        ]
+        self._load_until_ms = options.run_ms
+        setting = Setting(committee, options.parameters, machine)
+        self.nodes = [self._make_node(member, setting) for member in range(options.members)]
+
+    def _make_node(self, member: int, setting: Setting) -> SimulatedNode:
+        faults, lies = self.faults, self.options.liars.get(member)
+        skew_ms = faults.skew_ms[member] if faults.skew_ms else 0
+        drift = faults.drift_ms_per_s[member] if faults.drift_ms_per_s else 0
+        clock = SimulatedClock(skew_ms, drift)
+        return SimulatedNode(member, setting, self, clock) if lies is None else Liar(member, setting, self, clock, lies)
 
     @property
-    def honest(self) -> list[int]:
-        """The members that follow the rules, crashes or not."""
-        return [node.member for node in self.nodes if node.lie is Lie.NONE]
+    def level(self) -> int:
+        """The lowest level of an honest member's DAG; 0 while one is down."""
+        cores = [self.nodes[member].core for member in self.options.honest]
+        return min(0 if core is None else core.highest_level for core in cores)
 
     # ---- events
 
@@ -100,23 +87,42 @@ class Network:
         self._scheduled += 1
         heapq.heappush(self._queue, (max(time_ms, self.now_ms), self._scheduled, action))
 
+    def later(self, delay_ms: int, action: Callable[[], None]) -> None:
+        """Do `action` after `delay_ms`."""
+        self.at(self.now_ms + delay_ms, action)
+
     def play(self) -> None:
         """Run to the end. Raises SafetyBroken."""
-        for node in self.nodes:
-            self.at(0, partial(self._start, node))
-        for crash in self.faults.crashes:
-            self.at(crash.at_ms, partial(self._arm_crash, crash))
-        for parted in self.faults.partitions:
-            self.at(parted.from_ms, self._relink)
-            self.at(parted.until_ms, self._relink)
-        self.at(self.faults.heal_ms, self._heal)
-        self.at(LOAD_INTERVAL_MS, self._load)
-        while self._queue and self._queue[0][0] <= self.run_ms:
+        self._schedule()
+        while not self.is_over and self._queue and self._queue[0][0] <= self.options.run_ms:
             self.now_ms, _, action = heapq.heappop(self._queue)
             self.counts["events"] += 1
             if self.counts["events"] > EVENTS_AT_MOST:
                 raise BadConfiguration("the run has more events than its limit", limit=EVENTS_AT_MOST)
             action()
+        for member in self.options.honest:
+            if (core := self.nodes[member].core) is not None:
+                self.judge.accused(member, [one.author for one, _ in core.evidence])
+
+    def _schedule(self) -> None:
+        faults = self.faults
+        for node in self.nodes:
+            self.at(0, partial(self._start, node))
+        for crash in faults.crashes:
+            self.at(crash.at_ms, partial(self._arm_crash, crash))
+        for parted in faults.partitions:
+            self.at(parted.from_ms, self._relink)
+            self.at(parted.until_ms, self._relink)
+        for spell in faults.pauses:
+            self.at(spell.from_ms, partial(self._pause, spell))
+            self.at(spell.until_ms, partial(self._resume, spell))
+        for spell in faults.full_disks:
+            self.at(spell.from_ms, partial(self._fill, spell, is_full=True))
+            self.at(spell.until_ms, partial(self._fill, spell, is_full=False))
+        self.at(faults.heal_ms, self._heal)
+        self.at(faults.heal_ms + self.options.liveness_ms, self._check_live)
+        self.at(LOAD_INTERVAL_MS[self.options.load], self._load)
+        self.at(max(faults.heal_ms, self.options.least_ms - self.options.commit_within_ms), self._look)
 
     def _start(self, node: SimulatedNode) -> None:
         if node.core is None:
@@ -125,40 +131,102 @@ class Network:
             self._rearm(node)
             self._relink()
 
-    def _arm_crash(self, crash: Crash) -> None:
-        node = self.nodes[crash.member]
-        if node.core is not None:
-            node.pending_crash = crash
-
     def _heal(self) -> None:
         """From here on nothing goes wrong. Who is still waiting to crash is spared, who is down starts at once."""
-        self.foremost_at_heal = max(self.heights)
+        self._note("heal", 0)
+        self.judge.healed()
         for node in self.nodes:
+            node.clock.heal(self.now_ms)
             node.pending_crash = None
+            node.disk.is_full = False
             self._start(node)
         self._relink()
 
+    def _check_live(self) -> None:
+        """Who is not live by now will hardly be later: the verdict stands."""
+        self.judge.check_live()
+        self.is_over = bool(self.judge.not_live)
+
+    def _look(self) -> None:
+        """Has every honest member gone on, and come far enough? Then clients fall silent, and what they handed in has
+        its time to pass."""
+        if self.judge.is_live() and self.level >= self.options.levels:
+            self._load_until_ms = self.now_ms
+            self._drain(max(self.now_ms, self.options.least_ms))
+        else:
+            self.later(LOOK_MS, self._look)
+
+    def _drain(self, least_ms: int) -> None:
+        drained = self.now_ms >= least_ms and not self.judge.missing(self.now_ms)
+        self.is_over = drained or self.now_ms >= self._load_until_ms + self.options.commit_within_ms
+        if not self.is_over:
+            self.later(LOOK_MS, partial(self._drain, least_ms))
+
     def _load(self) -> None:
-        """A client somewhere hands in a payload."""
-        node = self.nodes[self.random.randrange(len(self.nodes))]
+        """Clients hand in payloads."""
+        if self.now_ms > self._load_until_ms:
+            return
+        busy = self.options.load == Load.BUSY
+        for node in self.nodes if busy else [self.nodes[self.random.randrange(len(self.nodes))]]:
+            self._submit(node)
+        interval_ms = LOAD_INTERVAL_MS[self.options.load]
+        resting = self.options.load == Load.BURSTS and self.now_ms % (2 * BURST_MS) > BURST_MS
+        self.later(BURST_MS if resting else interval_ms, self._load)
+
+    def _submit(self, node: SimulatedNode) -> None:
         self.counts["payloads"] += 1
         payload = self._payload(self.counts["payloads"])
+        self.handed_in(payload)
         if node.submit(payload, self.now_ms):
             self._rearm(node)
-            if self.now_ms >= self.faults.heal_ms and node.lie is Lie.NONE:
-                self.accepted[payload] = self.now_ms
-        self.at(self.now_ms + LOAD_INTERVAL_MS, self._load)
+            if node.member not in self.options.liars:
+                self.judge.accepted(node.member, payload, self.now_ms)
 
     def _rearm(self, node: SimulatedNode) -> None:
         """Have the node's next timer wake it, unless an event before moves it."""
-        if node.timer_ms is not None:
+        if node.timer_ms is not None and node.timer_ms != node.armed_ms:
+            node.armed_ms = node.timer_ms
             self.at(node.timer_ms, partial(self._tick, node, node.timer_ms))
 
     def _tick(self, node: SimulatedNode, timer_ms: int) -> None:
-        if node.core is not None and node.timer_ms == timer_ms:
+        if node.armed_ms == timer_ms:
+            node.armed_ms = None
+        if node.core is not None and node.timer_ms == timer_ms and not node.is_paused:
             self._note("tick", node.member)
             node.tick(self.now_ms)
             self._rearm(node)
+
+    # ---- faults of one member
+
+    def _arm_crash(self, crash: Crash) -> None:
+        node = self.nodes[crash.member]
+        if node.core is None:
+            return
+        if crash.point is CrashPoint.AT_ONCE:
+            node.fail(crash)
+        else:
+            node.pending_crash = crash
+
+    def _pause(self, spell: Spell) -> None:
+        self._note("pause", spell.member)
+        self.nodes[spell.member].is_paused = True
+
+    def _resume(self, spell: Spell) -> None:
+        """The member goes on with what has arrived in the meantime, all at once."""
+        node = self.nodes[spell.member]
+        if not node.is_paused:
+            return
+        self._note("resume", spell.member)
+        node.is_paused = False
+        waiting, node.inbox = node.inbox, []
+        for source, data in waiting:
+            node.receive(source, data, self.now_ms)
+        node.tick(self.now_ms)
+        self._rearm(node)
+
+    def _fill(self, spell: Spell, *, is_full: bool) -> None:
+        self._note("disk full" if is_full else "disk has room", spell.member)
+        self.nodes[spell.member].disk.is_full = is_full
 
     # ---- links
 
@@ -170,6 +238,7 @@ class Network:
             self._links[(one, other)] = is_up
             if is_up == was_up:
                 continue
+            self._note("link up" if is_up else "link down", one, b"", other)
             for node, peer in zip(ends, reversed(ends), strict=True):
                 if is_up:
                     node.connected(peer.member, self.now_ms)
@@ -184,21 +253,25 @@ class Network:
         )
 
     def _is_linked(self, one: int, other: int) -> bool:
-        return self._links[(min(one, other), max(one, other))]
+        return self._links[(one, other) if one < other else (other, one)]
 
     def send(self, source: int, target: int, data: bytes) -> None:
         """Hand a message to the network, which may lose, double or delay it."""
         self.counts["messages"] += 1
-        faulty = self.now_ms < self.faults.heal_ms
-        if not self._is_linked(source, target) or (faulty and self._chance(self.faults.loss_percent)):
+        faults, faulty = self.faults, self.now_ms < self.faults.heal_ms
+        if not self._is_linked(source, target) or (faulty and self._chance(faults.loss_percent)):
             self.counts["lost"] += 1
             return
         copies = 1
-        if faulty and self._chance(self.faults.duplicate_percent):
+        if faulty and self._chance(faults.duplicate_percent):
             self.counts["duplicated"] += 1
             copies = 2
         for _ in range(copies):
-            delay_ms = self.faults.latency_ms[source][target] + self.random.randint(0, self.faults.jitter_ms)
+            delay_ms = faults.latency_ms[source][target]
+            if faults.jitter_ms:
+                delay_ms += self.random.randint(0, faults.jitter_ms)
+            if faulty and self._chance(faults.slow_percent):
+                delay_ms += self.random.randint(0, SLOW_AT_MOST_MS)
             self.at(self.now_ms + delay_ms, partial(self._deliver, source, target, data))
 
     def _chance(self, percent: int) -> bool:
@@ -209,131 +282,67 @@ class Network:
             self.counts["lost"] += 1
             return
         node = self.nodes[target]
-        self._note("message", target, data)
+        self._note("message", target, data, source)
+        if node.is_paused:
+            node.inbox.append((source, data))
+            return
         node.receive(source, data, self.now_ms)
         self._rearm(node)
 
-    # ---- what nodes report
+    # ---- what clients and nodes do
+
+    def handed_in(self, payload: bytes) -> None:
+        """A client hands in a payload, which its validator may refuse."""
+        self._note("payload", 0, payload)
 
     def crashed(self, member: int, crash: Crash) -> None:
         """A node's power failed: its links break, and it starts again after a while."""
         self.counts["crashes"] += 1
         self._note("crash", member, crash.point.value.encode())
+        self.judge.lost_memory(member)
         self.at(self.now_ms, self._relink)
-        self.at(self.now_ms + crash.down_ms, partial(self._start, self.nodes[member]))
+        self.later(crash.down_ms, partial(self._start, self.nodes[member]))
 
     def signed(self, member: int, block: Block) -> None:
-        """A node sends a block of its own: an honest one must never have sent another for that level."""
-        first = self._signed.setdefault((member, block.level), block.reference)
-        if first != block.reference and member in self.honest:
-            raise SafetyBroken(
-                "double signature: an honest member sent two blocks for one level", member=member, level=block.level
-            )
+        """A node sends a block of its own."""
+        self._note("block", member, block.reference.digest, block.level)
+        self.judge.signed(member, block)
+
+    def invalid(self, member: int, raw: bytes, rule: str) -> None:
+        """A liar sends a block that breaks `rule`."""
+        self._note(f"invalid block ({rule})", member)
+        self.judge.invalid(raw, rule)
 
     def committed(self, member: int, commit: Commit, result: Result) -> None:
-        """A node executed a commit: it must be what every other has, or will have, at that height."""
-        self._note("commit", member, commit.digest)
-        self.heights[member] = commit.height
-        for block in commit.blocks:
-            self.committed_payloads[member].update(dict.fromkeys(block.payload))
-        one = (commit.digest, result.change_digest)
-        other = self.agreed.setdefault(commit.height, one)
-        if one != other and member in self.honest:
-            what = "commits differ" if one[0] != other[0] else "states differ"
-            raise SafetyBroken(what, member=member, height=commit.height, level=commit.record.level)
+        """A node executed a commit."""
+        self._note("commit", member, commit.digest, commit.height)
+        self.judge.committed(member, commit, result, self.now_ms)
 
-    def _note(self, kind: str, member: int, data: bytes = b"") -> None:
-        self.trace.update(f"{self.now_ms} {kind} {member} ".encode() + hashlib.sha256(data).digest())
+    def certified(self, member: int, certificate: Certificate) -> None:
+        """A node collected a certificate."""
+        self._note("certificate", member, b"", certificate.statement.height)
+        if member not in self.options.liars:
+            self.judge.certified(member, certificate)
 
-    # ---- verdict
-
-    def why_no_progress(self) -> str:
-        """What liveness lacks at the end; empty if nothing."""
-        needed = self.foremost_at_heal + PROGRESS_COMMITS
-        behind = [member for member in self.honest if self.heights[member] < needed]
-        if behind:
-            reached = [self.heights[member] for member in behind]
-            return f"members {behind} reached heights {reached}, needed {needed} after healing"
-        due = [payload for payload, since_ms in self.accepted.items() if since_ms <= self.run_ms - COMMIT_WITHIN_MS]
-        for member in self.honest:
-            missing = [payload for payload in due if payload not in self.committed_payloads[member]]
-            if missing:
-                return f"member {member} never committed {len(missing)} payloads, first {missing[0][:32]!r}"
-        return ""
+    def _note(self, kind: str, member: int, data: bytes = b"", number: int = 0) -> None:
+        """Fold an event into the trace; `number` is what it is about: the sender, the other end, level or height."""
+        self.trace.update(b"%d %b %d %d %b\n" % (self.now_ms, kind.encode(), member, number, data))
+        if self._tracer is not None:
+            self._tracer(f"{self.now_ms:>8} ms  {shown(kind, member, data, number)}")
 
 
-def plain_payload(number: int) -> bytes:
-    """A payload for a machine that takes anything."""
-    return f"payload {number}".encode()
-
-
-def run(
-    seed: int,
-    validators: int = 4,
-    seconds: int = 10,
-    machine: MachineFactory = HashMachine,
-    payload: PayloadFactory = plain_payload,
-) -> Report:
-    """One simulated run of `seconds` of virtual time; the end of it is without faults. Raises BadConfiguration.
-
-    `verdict` is Pass, NoProgress (it is safe but did not go on) or Diverged (it is not safe, or a
-    member broke down), with a `reason`.
-    """
-    if not 1 <= validators <= AUTHORS or not SECONDS_AT_LEAST <= seconds <= SECONDS_AT_MOST:
-        raise BadConfiguration(
-            "a run has 1 to 26 validators and takes 4 to 3,600 seconds", validators=validators, seconds=seconds
-        )
-    network = Network(seed, validators, seconds * 1000, machine, payload)
-    try:
-        network.play()
-    except SafetyBroken as broken:
-        verdict, reason = DIVERGED, str(broken)
-    except (AssertionError, LocalFault, LookupError) as broken:
-        verdict, reason = DIVERGED, f"a member broke down: {type(broken).__name__}: {broken}"
-    else:
-        reason = network.why_no_progress()
-        verdict = NO_PROGRESS if reason else PASS
-    return _report(network, seed, seconds, verdict, reason)
-
-
-def _report(network: Network, seed: int, seconds: int, verdict: str, reason: str) -> Report:
-    faults = network.faults
-    heights = [network.heights[member] for member in network.honest]
-    return {
-        "verdict": verdict,
-        "reason": reason,
-        "seed": seed,
-        "validators": len(network.nodes),
-        "seconds": seconds,
-        "commits": min(heights),
-        "levels": max((node.core.level for node in network.nodes if node.core is not None), default=0),
-        **network.counts,
-        "partitions": len(faults.partitions),
-        "lie": faults.lie.value,
-        "liar": faults.liar,
-        "heal_ms": faults.heal_ms,
-        "heights": list(network.heights),
-        "complaints": sum(node.complaints for node in network.nodes),
-        "trace": network.trace.hexdigest(),
-        "again": f"blockcloud sim --seed {seed} --validators {len(network.nodes)} --seconds {seconds}",
-    }
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run seeds one after another and print their reports; 1 at the first that does not pass."""
-    parser = argparse.ArgumentParser(prog="python -m blockcloud.simulation.network", description=__doc__)
-    parser.add_argument("--seed", type=int, default=1, help="the first seed")
-    parser.add_argument("--count", type=int, default=1, help="number of seeds to run")
-    parser.add_argument("--validators", type=int, default=4)
-    parser.add_argument("--seconds", type=int, default=10, help="virtual seconds a run")
-    options = parser.parse_args(arguments)
-    for seed in range(options.seed, options.seed + options.count):
-        report = run(seed, options.validators, options.seconds)
-        sys.stdout.write(json.dumps(report) + "\n")
-        if report["verdict"] != PASS:
-            return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def shown(kind: str, member: int, data: bytes, number: int) -> str:
+    """An event as a person reads it; members are numbers of the committee."""
+    if kind == "message":
+        return f"member {member}  {type(decoded(data)).__name__} from {number}, {len(data)} bytes"
+    about = {
+        "link up": f"to {number}",
+        "link down": f"to {number}",
+        "block": f"of level {number} {data.hex()[:8]}",
+        "commit": f"{number} {data.hex()[:8]}",
+        "certificate": f"of height {number}",
+        "crash": data.decode() if kind == "crash" else "",
+        "heal": "everywhere",
+        "payload": data[:32].decode(errors="replace") if kind == "payload" else "",
+    }.get(kind, "")
+    return f"member {member}  {kind} {about}".rstrip()

@@ -1,7 +1,7 @@
 """One member of a simulated committee: the production core with a simulated disk and clock around it.
 
 It does what a real node's adaptor does and no more: decode, check, feed the core, carry out its duties in their order,
-and build a new core from the disk after a crash.
+sign and collect checkpoints, and build a new core from the disk after a crash.
 """
 
 from __future__ import annotations
@@ -12,23 +12,18 @@ from functools import lru_cache
 from random import Random
 from typing import Protocol
 
-import msgspec
-
 from blockcloud.primitives import codec
+from blockcloud.primitives.certificates import CHECKPOINT, DOMAIN, Certificate, SignedStatement
+from blockcloud.primitives.certificates import Statement as Statement_
 from blockcloud.primitives.errors import PeerFault
 from blockcloud.primitives.storage import Batch, Store
+from blockcloud.simulation.clock import EPOCH_MS, SimulatedClock
 from blockcloud.simulation.dag_builder import BEACON, CHAIN_ID, GENESIS, simulated_key
-from blockcloud.simulation.disk import SimulatedDisk
-from blockcloud.simulation.faults import Crash, CrashPoint, Lie
-from blockcloud.transaction_chain.block import (
-    Block,
-    BlockReference,
-    parse_block,
-    parse_own,
-    sign_block,
-    verify_block_signature,
-)
-from blockcloud.transaction_chain.commit import COMMIT_BYTES, Commit, CommitRecord, genesis_record
+from blockcloud.simulation.disk import DiskFull, SimulatedDisk
+from blockcloud.simulation.faults import Crash, CrashPoint
+from blockcloud.transaction_chain.block import Block, BlockReference, parse_block, parse_own, verify_block_signature
+from blockcloud.transaction_chain.checkpoints import CheckpointCollector
+from blockcloud.transaction_chain.commit import COMMIT_BYTES, Commit, CommitRecord, EraStart, genesis_record
 from blockcloud.transaction_chain.committee import Committee
 from blockcloud.transaction_chain.core import Core, Ready, Recovered
 from blockcloud.transaction_chain.machine import Result, ServiceMachine
@@ -45,8 +40,10 @@ from blockcloud.transaction_chain.messages import (
 )
 from blockcloud.transaction_chain.parameters import Parameters
 
-EPOCH_MS = 1_000_000_000_000
-PARSED_BLOCKS = 65_536
+PARSED_BLOCKS = 4_096
+DECODED_MESSAGES = 4_096
+# A process that its full disk has stopped is started again so often.
+FULL_DISK_RESTART_MS = 200
 
 MachineFactory = Callable[[Store], ServiceMachine]
 
@@ -59,14 +56,23 @@ class World(Protocol):
     def send(self, source: int, target: int, data: bytes) -> None:
         """Hand a message to the network."""
 
+    def later(self, delay_ms: int, action: Callable[[], None]) -> None:
+        """Do `action` after `delay_ms`."""
+
     def crashed(self, member: int, crash: Crash) -> None:
         """The node's power failed."""
 
     def signed(self, member: int, block: Block) -> None:
         """The node sends a block of its own."""
 
+    def invalid(self, member: int, raw: bytes, rule: str) -> None:
+        """The node, a liar, sends a block that breaks `rule`."""
+
     def committed(self, member: int, commit: Commit, result: Result) -> None:
         """The node has executed a commit."""
+
+    def certified(self, member: int, certificate: Certificate) -> None:
+        """The node has collected a certificate."""
 
 
 class PowerFailure(Exception):
@@ -85,62 +91,72 @@ class Setting:
 class SimulatedNode:
     """`core` is None while the node is down."""
 
-    def __init__(self, member: int, setting: Setting, world: World, skew_ms: int, lie: Lie) -> None:
+    def __init__(self, member: int, setting: Setting, world: World, clock: SimulatedClock) -> None:
         self.member = member
-        self.lie = lie
         self.core: Core | None = None
         self.mempool = Mempool()
+        self.clock = clock
+        self.disk = SimulatedDisk()
         self.complaints = 0
         self.pending_crash: Crash | None = None
+        # When the core wants to be woken, and for when the world has last been asked to.
         self.timer_ms: int | None = None
-        self._setting = setting
-        self._world = world
-        self._skew_ms = skew_ms
-        self._disk = SimulatedDisk()
-        self._machine = setting.machine(self._disk)
+        self.armed_ms: int | None = None
+        self.is_paused = False
+        # What arrives during a pause: (source, data).
+        self.inbox: list[tuple[int, bytes]] = []
+        self.setting = setting
+        self.world = world
+        self._collector = CheckpointCollector(setting.committee, CHAIN_ID, 0)
+        self._machine = setting.machine(self.disk)
 
     # ---- life and death
 
     def start(self, now_ms: int) -> None:
         """Begin, or begin again, from what the disk holds."""
         self.mempool = Mempool()
-        self._machine = self._setting.machine(self._disk)
-        self.core = Core(
+        self._machine = self.setting.machine(self.disk)
+        self._collector = CheckpointCollector(self.setting.committee, CHAIN_ID, 0)
+        self.core = self.make_core(self.clock.read(now_ms))
+        self._work(now_ms, lambda core, clock_ms: None)
+
+    def make_core(self, clock_ms: int, *, as_observer: bool = False) -> Core:
+        """The production core as it is at the start; `as_observer`: it makes no blocks."""
+        return Core(
             chain_id=CHAIN_ID,
             era=0,
-            committee=self._setting.committee,
-            parameters=self._setting.parameters,
-            genesis=GENESIS,
-            genesis_time_ms=EPOCH_MS,
+            committee=self.setting.committee,
+            parameters=self.setting.parameters,
+            start=EraStart.of_chain(GENESIS, EPOCH_MS),
             beacon=BEACON,
-            own=self.member,
-            key=simulated_key(self.member),
+            own=None if as_observer else self.member,
+            key=None if as_observer else simulated_key(self.member),
             mempool=self.mempool,
-            recovered=recover(self._disk, self.member, self._setting.parameters),
-            now_ms=self._clock(now_ms),
+            recovered=recover(self.disk, self.member, self.setting.parameters),
+            now_ms=clock_ms,
         )
-        self._work(now_ms, lambda core, clock_ms: None)
 
     def fail(self, crash: Crash) -> None:
         """Power fails now."""
         self.core = None
         self.timer_ms = None
         self.pending_crash = None
-        self._disk.crash(self._world.random)
-        self._world.crashed(self.member, crash)
+        self.inbox.clear()
+        self.disk.crash(self.world.random)
+        self.world.crashed(self.member, crash)
 
     # ---- events
 
     def receive(self, source: int, data: bytes, now_ms: int) -> None:
         """A message from `source` arrives."""
-        self._work(now_ms, lambda core, clock_ms: self._dispatch(core, source, decode_message(data), clock_ms))
+        self._work(now_ms, lambda core, clock_ms: self._dispatch(core, source, decoded(data), clock_ms))
 
     def submit(self, payload: bytes, now_ms: int) -> bool:
-        """A client hands in a payload; whether it was taken."""
-        if self.core is None or not self.mempool.add(payload, 1):
+        """A client hands in a payload; whether it was taken and is still held."""
+        if self.core is None or self.is_paused or not self.mempool.add(payload, 1):
             return False
         self._work(now_ms, lambda core, clock_ms: core.submitted(clock_ms))
-        return True
+        return self.core is not None
 
     def tick(self, now_ms: int) -> None:
         """The timer is due."""
@@ -154,21 +170,21 @@ class SimulatedNode:
         """The link to `peer` broke."""
         self._work(now_ms, lambda core, clock_ms: core.peer_lost(peer))
 
-    def _clock(self, now_ms: int) -> int:
-        return EPOCH_MS + now_ms + self._skew_ms
-
     def _work(self, now_ms: int, event: Callable[[Core, int], None]) -> None:
         """Feed one event to the core, carry out the duties that follow, and note the next timer."""
         core = self.core
         if core is None:
             return
         try:
-            event(core, self._clock(now_ms))
-            self._carry_out(core.ready(), now_ms)
+            event(core, self.clock.read(now_ms))
+            self._carry_out(core.ready())
         except PowerFailure:
             return
+        except DiskFull:
+            self.fail(Crash(self.member, now_ms, FULL_DISK_RESTART_MS, CrashPoint.BEFORE_PERSIST))
+            return
         timer_ms = core.next_timer()
-        self.timer_ms = None if timer_ms is None else max(timer_ms - EPOCH_MS - self._skew_ms, now_ms + 1)
+        self.timer_ms = None if timer_ms is None else max(self.clock.virtual(timer_ms, now_ms), now_ms + 1)
 
     def _dispatch(self, core: Core, source: int, message: Message, clock_ms: int) -> None:
         if isinstance(message, BlockMessage):
@@ -177,15 +193,15 @@ class SimulatedNode:
         elif isinstance(message, Blocks):
             core.receive_blocks(self._parse(message.raws), source, clock_ms)
         elif isinstance(message, FetchBlocks | FetchLevels):
-            self._answer(core, source, message)
+            self.answer(core, source, message)
         elif isinstance(message, Statement):
-            core.add_statement(message.signed)
+            self._collect(message.signed)
 
     def _parse(self, raws: tuple[bytes, ...]) -> list[Block]:
         blocks = []
         for raw in raws:
             try:
-                block = checked_block(raw, self._setting.committee)
+                block = checked_block(raw, self.setting.committee)
                 for payload in block.payload:
                     self._machine.check(payload)
             except PeerFault:
@@ -194,22 +210,23 @@ class SimulatedNode:
             blocks.append(block)
         return blocks
 
-    def _answer(self, core: Core, source: int, request: FetchBlocks | FetchLevels) -> None:
+    def answer(self, core: Core, source: int, request: FetchBlocks | FetchLevels) -> None:
+        """Send `source` what it asks for, from memory and disk."""
         raws = {block.reference: block.raw for block in core.blocks_for(request)}
         if isinstance(request, FetchBlocks):
-            stored = ((reference, self._disk.get("blocks", block_key(reference))) for reference in request.references)
+            stored = ((reference, self.disk.get("blocks", block_key(reference))) for reference in request.references)
         else:
-            rows = self._disk.scan("blocks", level_key(request.first), level_key(request.last + 1))
+            rows = self.disk.scan("blocks", level_key(request.first), level_key(request.last + 1))
             stored = ((parse_own(raw).reference, raw) for _, raw in rows)
         for reference, raw in stored:
             if raw is not None:
                 raws.setdefault(reference, raw)
         ordered = tuple(raws[reference] for reference in sorted(raws))
-        self._world.send(self.member, source, encode_message(Blocks(ordered)))
+        self.world.send(self.member, source, encode_message(Blocks(ordered)))
 
     # ---- duties
 
-    def _carry_out(self, ready: Ready, now_ms: int) -> None:
+    def _carry_out(self, ready: Ready) -> None:
         sends_own = any(block.author == self.member for block in ready.broadcast)
         crash = self.pending_crash if sends_own else None
         self._fail_at(crash, CrashPoint.BEFORE_PERSIST)
@@ -217,15 +234,18 @@ class SimulatedNode:
             batch = Batch()
             for block in ready.persist:
                 batch.put("blocks", block_key(block.reference), block.raw)
-            self._disk.write(batch, sync=bool(ready.own))
+            self.disk.write(batch, sync=bool(ready.own))
         self._fail_at(crash, CrashPoint.BEFORE_SEND)
         for block in ready.broadcast:
             self._broadcast(block, crash)
         for target, message in ready.send:
-            self._world.send(self.member, target, encode_message(message))
+            self.world.send(self.member, target, encode_message(message))
         self._fail_at(crash, CrashPoint.BEFORE_APPLY)
         for commit in ready.commits:
             self._apply(commit)
+        for block in ready.persist:
+            for signed in block.header.statements:
+                self._collect(signed)
         self.complaints += len(ready.complaints)
 
     def _fail_at(self, crash: Crash | None, point: CrashPoint) -> None:
@@ -234,28 +254,55 @@ class SimulatedNode:
             raise PowerFailure
 
     def _broadcast(self, block: Block, crash: Crash | None) -> None:
-        others = [member for member in range(len(self._setting.committee)) if member != self.member]
-        self._world.random.shuffle(others)
+        others = [member for member in range(len(self.setting.committee)) if member != self.member]
+        self.world.random.shuffle(others)
         if block.author == self.member:
-            self._world.signed(self.member, block)
-        copies: dict[int, Block | None] = dict.fromkeys(others, block)
-        if self.lie is not Lie.NONE:
-            lied_to = others[: self._world.random.randint(0, len(others))]
-            copies |= dict.fromkeys(lied_to, twin_of(block) if self.lie is Lie.EQUIVOCATE else None)
+            self.world.signed(self.member, block)
+        data = encode_message(BlockMessage(block.raw))
         half = len(others) // 2
         for index, target in enumerate(others):
             if index == half:
                 self._fail_at(crash, CrashPoint.AMID_SEND)
-            copy = copies[target]
-            if copy is not None:
-                self._world.send(self.member, target, encode_message(BlockMessage(copy.raw)))
+            self.world.send(self.member, target, data)
 
     def _apply(self, commit: Commit) -> None:
         batch = Batch()
         result = self._machine.execute(commit, batch)
         batch.put("commits", commit.height.to_bytes(8, "big"), codec.encode(commit.record))
-        self._disk.write(batch, sync=False)
-        self._world.committed(self.member, commit, result)
+        self.disk.write(batch, sync=False)
+        self.world.committed(self.member, commit, result)
+        if result.state_root is not None and commit.height % self.setting.parameters.checkpoint_period == 0:
+            self.at_checkpoint(commit, result.state_root)
+
+    # ---- checkpoints
+
+    def at_checkpoint(self, commit: Commit, root: bytes) -> None:
+        """Sign what we computed; it rides in our next block."""
+        assert self.core is not None
+        signed = self.sign(commit.height, commit.digest, root)
+        self.core.add_statement(signed)
+        self._collect(signed)
+
+    def sign(self, height: int, commit_digest: bytes, root: bytes) -> SignedStatement:
+        """This member's statement about a checkpoint."""
+        statement = Statement_(CHECKPOINT, CHAIN_ID, 0, height, (commit_digest, root))
+        key = simulated_key(self.member)
+        return SignedStatement(statement, key.public, key.sign(DOMAIN, codec.encode(statement)))
+
+    def _collect(self, signed: SignedStatement) -> None:
+        try:
+            certificate = self._collector.add(signed)
+        except PeerFault:
+            self.complaints += 1
+            return
+        if certificate is not None:
+            self.world.certified(self.member, certificate)
+
+
+@lru_cache(maxsize=DECODED_MESSAGES)
+def decoded(data: bytes) -> Message:
+    """Decode a message once for all who receive it."""
+    return decode_message(data)
 
 
 @lru_cache(maxsize=PARSED_BLOCKS)
@@ -264,12 +311,6 @@ def checked_block(raw: bytes, committee: Committee) -> Block:
     block = parse_block(raw, CHAIN_ID, 0, committee, GENESIS)
     verify_block_signature(block, committee)
     return block
-
-
-def twin_of(block: Block) -> Block:
-    """Another block of the same author and level: an equivocation."""
-    header = msgspec.structs.replace(block.header, timestamp_ms=block.header.timestamp_ms + 1)
-    return sign_block(header, block.payload, simulated_key(block.author))
 
 
 def level_key(level: int) -> bytes:

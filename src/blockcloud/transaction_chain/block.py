@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 from blockcloud.primitives import codec
 from blockcloud.primitives.certificates import SignedStatement
 from blockcloud.primitives.codec import Struct
@@ -104,6 +106,45 @@ def sign_block(header: Header, payload: tuple[bytes, ...], key: SigningKey) -> B
     signature = key.sign(SIGNATURE_DOMAIN, digest)
     raw = codec.encode(WireBlock(header_bytes, payload, signature))
     return Block(header, payload, BlockReference(header.level, header.author, digest), signature, raw)
+
+
+class _WirePeek(msgspec.Struct, array_like=True, frozen=True):
+    header: bytes
+
+
+class _HeaderPeek(msgspec.Struct, array_like=True, frozen=True):
+    chain_id: bytes
+    era: int
+
+
+_wire_peek = msgspec.msgpack.Decoder(_WirePeek)
+_header_peek = msgspec.msgpack.Decoder(_HeaderPeek)
+
+
+def era_of(raw: bytes) -> int:
+    """The era that a raw block says it is of; nothing else of it is checked. Raises Malformed."""
+    try:
+        return _header_peek.decode(_wire_peek.decode(raw).header).era
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise Malformed(f"not a block: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRules:
+    """What a block must fit: the committee of its era and the genesis (32 bytes) of the era's DAG."""
+
+    chain_id: bytes
+    era: int
+    committee: Committee
+    genesis: bytes
+
+    def parse(self, raw: bytes) -> Block:
+        """`parse_block` under these rules."""
+        return parse_block(raw, self.chain_id, self.era, self.committee, self.genesis)
+
+    def verify(self, block: Block) -> None:
+        """`verify_block_signature` under these rules."""
+        verify_block_signature(block, self.committee)
 
 
 def parse_block(raw: bytes, chain_id: bytes, era: int, committee: Committee, genesis: bytes) -> Block:

@@ -34,6 +34,7 @@ class CatchUp:
         self._reached = 0
         self._start_level = 0
         self._fruitless = 0
+        self._from_level: int | None = None
 
     def claim(self, block: Block, source: int) -> None:
         """`source` sent a block far above our DAG."""
@@ -41,9 +42,20 @@ class CatchUp:
         if self._peer is None:
             self._peer = source
 
+    def claim_all(self, source: int, highest_level: int, decided_level: int) -> None:
+        """`source` is in a later era: everything above `decided_level` may be missing here."""
+        if source not in self._claims:
+            self._from_level = decided_level + 1
+        self._claims[source] = highest_level + COMMIT_RANGE
+        if self._peer is None:
+            self._peer = source
+
     def is_lagging(self, highest_level: int) -> bool:
         """Whether authors of more weight than may lie are ahead of `highest_level`."""
-        ahead = self._committee.weight_of(author for author, level in self._claims.items() if level > highest_level)
+        members = len(self._committee)
+        ahead = self._committee.weight_of(
+            author for author, level in self._claims.items() if level > highest_level and author < members
+        )
         return ahead > self._committee.total - self._committee.quorum
 
     def answered(self, source: int, blocks: Sequence[Block]) -> None:
@@ -91,7 +103,9 @@ class CatchUp:
         self._start_level = highest_level
         self._reached = 0
         # Our highest level again: we may lack some authors' blocks of it.
-        self._cursor = max(gc_level + 1, highest_level, 1)
+        lowest = highest_level if self._from_level is None else min(highest_level, self._from_level)
+        self._from_level = None
+        self._cursor = max(gc_level + 1, lowest, 1)
 
     def _try_next(self, highest_level: int, gc_level: int, peers: Sequence[int]) -> None:
         self._fruitless = 0 if highest_level > self._start_level else self._fruitless + 1

@@ -9,18 +9,12 @@ push out its own.
 from __future__ import annotations
 
 from blockcloud.primitives.certificates import CHECKPOINT, Certificate, SignedStatement
-from blockcloud.primitives.errors import Malformed, PeerFault, WrongChain
+from blockcloud.primitives.errors import Malformed, UnknownSigner, WrongChain
 from blockcloud.primitives.hashes import DIGEST_BYTES
 from blockcloud.transaction_chain.committee import Committee
 
 STATEMENTS_PER_MEMBER = 64
 CONFLICTS = 64
-
-
-class UnknownSigner(PeerFault):
-    """A statement is signed by a key outside the committee."""
-
-    code = "unknown_signer"
 
 
 class CheckpointCollector:

@@ -47,5 +47,25 @@ class Commit:
 
 
 def genesis_record(era: int, genesis: bytes, time_ms: int) -> CommitRecord:
-    """The commit of height 0 that an era's DAG starts from; its `previous` is the genesis digest."""
+    """The commit of height 0 that the first era's DAG starts from; its `previous` is the genesis digest."""
     return CommitRecord(era, 0, 0, genesis, (), (), time_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class EraStart:
+    """What an era's first commit follows: height, digest and time of the last commit before it, and the genesis of the
+    era's DAG (both digests have 32 bytes; in the first era they belong to height 0)."""
+
+    height: int
+    digest: bytes
+    time_ms: int
+    genesis: bytes
+
+    @staticmethod
+    def of_chain(genesis: bytes, time_ms: int) -> EraStart:
+        """The start of the first era."""
+        return EraStart(0, genesis_record(0, genesis, time_ms).digest(), time_ms, genesis)
+
+    def record(self, era: int) -> CommitRecord:
+        """It stands in the place of the last commit until the era has one of its own; its level is 0."""
+        return CommitRecord(era, self.height, 0, self.genesis, (), (), self.time_ms)

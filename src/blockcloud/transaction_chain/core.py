@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 from blockcloud.primitives.certificates import SignedStatement
@@ -37,7 +37,7 @@ from blockcloud.primitives.limits import (
 from blockcloud.primitives.merkle import merkle_root
 from blockcloud.transaction_chain.block import Block, BlockReference, Header, InvalidBlock, sign_block
 from blockcloud.transaction_chain.catch_up import LAG_LEVELS, CatchUp
-from blockcloud.transaction_chain.commit import Commit, CommitRecord, genesis_record
+from blockcloud.transaction_chain.commit import Commit, CommitRecord, EraStart
 from blockcloud.transaction_chain.committee import Committee
 from blockcloud.transaction_chain.committer import Committer, Decision, SlotStatus
 from blockcloud.transaction_chain.dag import Dag
@@ -105,14 +105,14 @@ class Core:
         era: int,
         committee: Committee,
         parameters: Parameters,
-        genesis: bytes,
-        genesis_time_ms: int,
+        start: EraStart,
         beacon: bytes,
         own: int | None,
         key: SigningKey | None,
         mempool: Mempool,
         recovered: Recovered | None,
         now_ms: int,
+        last_height: int | None = None,
     ) -> None:
         parameters.check(len(committee))
         if own is not None and (key is None or committee.members[own].key != key.public):
@@ -120,17 +120,21 @@ class Core:
         self.committee = committee
         self.parameters = parameters
         self.own = own
-        self.dag = Dag(committee, genesis)
+        self.dag = Dag(committee, start.genesis)
         self.proposal_operations = BLOCK_OPERATIONS
         # False: an observer, which receives and commits but makes no blocks.
         self.proposing = own is not None and (recovered is None or recovered.own_level is not None)
+        # False: our blocks are empty, because the hand-over into this era is not certified yet.
+        self.carrying = True
+        # Whether the era's last commit came out. What is decided after it is discarded, and we make no more blocks.
+        self.ended = False
         # The highest level we have signed.
         self.level = 0
-        self.last_commit = genesis_record(era, genesis, genesis_time_ms)
+        self.last_commit = start.record(era)
         self.leaders_committed = 0
         self.leaders_skipped = 0
-        # Pairs of blocks of one author and level, at most `EVIDENCE_PER_MEMBER` of each author.
-        self.evidence: list[tuple[BlockReference, BlockReference]] = []
+        # Pairs of blocks of one author and level, without payload, at most `EVIDENCE_PER_MEMBER` of each author.
+        self.evidence: list[tuple[Block, Block]] = []
         self._chain_id = chain_id
         self._era = era
         self._beacon = beacon
@@ -156,7 +160,8 @@ class Core:
         self._heard: dict[int, None] | None = None
         self._repeat_due_ms = now_ms + REPEAT_MS
         self._ready = Ready()
-        self._last_digest = self.last_commit.digest()
+        self._last_height = last_height
+        self._last_digest = start.digest
         if recovered is not None:
             self._recover(recovered, now_ms)
         self._advance(now_ms)
@@ -200,6 +205,12 @@ class Core:
         """The link is down."""
         self._peers.pop(peer, None)
         self._catch_up.lost(peer)
+
+    def peer_is_beyond(self, peer: int, now_ms: int) -> None:
+        """`peer` is in a later era: it has everything that decides the rest of this one."""
+        if not self.ended:
+            self._catch_up.claim_all(peer, self.dag.highest_level, self._decided_level)
+            self._advance(now_ms)
 
     def tick(self, now_ms: int) -> None:
         """Do what has become due."""
@@ -334,7 +345,7 @@ class Core:
         if second.author == self.own:
             self.proposing = False
         if sum(pair[0].author == first.author for pair in self.evidence) < EVIDENCE_PER_MEMBER:
-            self.evidence.append((first.reference, second.reference))
+            self.evidence.append((replace(first, payload=(), raw=b""), replace(second, payload=(), raw=b"")))
         self._complain(second.author, Equivocation(author=second.author, level=second.level))
 
     def _complain(self, peer: int, fault: PeerFault) -> None:
@@ -359,11 +370,12 @@ class Core:
 
     def _commit(self, now_ms: int) -> None:
         """Output what is decided. Collecting may let suspended blocks go, which may decide more."""
-        while self._may_decide:
+        while self._may_decide and not self.ended:
             self._may_decide = False
             decisions = self._committer.decide(self.dag, self._decided_level)
             for level, slots in groupby(decisions, key=lambda decision: decision.level):
-                self._close_level(level, list(slots))
+                if not self.ended:
+                    self._close_level(level, list(slots))
             if decisions:
                 self._accept(self._suspension.collect(self.dag.gc_level), now_ms)
 
@@ -392,6 +404,9 @@ class Core:
             self._with_payload -= bool(block.payload)
             self._mempool.committed(block.payload)
         self._collect(level)
+        if record.height == self._last_height:
+            self.ended = True
+            self._mempool.era_ended()
 
     def _collect(self, level: int) -> None:
         """Drop what the next commit can no longer bring. A function of the commit alone, never of local time."""
@@ -407,7 +422,7 @@ class Core:
     def _proposal_due_ms(self) -> int | None:
         """When our next block is due; None if none is possible now."""
         level = self._clock.level
-        if not self.proposing or self._heard is not None or level <= self.level or self.is_lagging:
+        if not self.proposing or self.ended or self._heard is not None or level <= self.level or self.is_lagging:
             return None
         leads = self.own in self._schedule.leaders(level)
         due_ms = self._pacing.due_ms(level, self._clock.since_ms, busy=self.is_busy, leads=leads)
@@ -433,7 +448,7 @@ class Core:
         if self._own_recent:
             stamps.append(self._own_recent[-1].header.timestamp_ms + 1)
         operations = min(BLOCK_OPERATIONS, self.proposal_operations)
-        payload = self._mempool.take(BLOCK_PAYLOAD_BYTES, operations)
+        payload = self._mempool.take(BLOCK_PAYLOAD_BYTES, operations) if self.carrying else ()
         header = Header(
             chain_id=self._chain_id,
             era=self._era,
@@ -497,7 +512,8 @@ class Core:
     def _recover(self, recovered: Recovered, now_ms: int) -> None:
         """Take up where the store ends: the same DAG gives the same commits, and our own blocks keep their levels."""
         self.last_commit = recovered.last_commit
-        self._last_digest = recovered.last_commit.digest()
+        if recovered.last_commit.level:
+            self._last_digest = recovered.last_commit.digest()
         self._decided_level = recovered.last_commit.level
         gc_level = max(0, recovered.last_commit.level - self.parameters.gc_depth_levels)
         self.dag.collect(gc_level)
@@ -522,7 +538,7 @@ class Core:
     def _hear(self, source: int | None) -> None:
         """`source` has sent something. A restarted member signs nothing before a quorum has, itself included: what a
         peer sends first is our newest block that it knows, and a disk may have forgotten what it said was written."""
-        if self._heard is not None and source is not None:
+        if self._heard is not None and source is not None and source < len(self.committee):
             self._heard[source] = None
             if self.committee.weight_of(self._heard) >= self.committee.quorum:
                 self._heard = None

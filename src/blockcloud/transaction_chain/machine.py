@@ -7,6 +7,7 @@ from typing import Protocol
 
 from blockcloud.primitives.storage import Batch
 from blockcloud.transaction_chain.commit import Commit
+from blockcloud.transaction_chain.era import EraPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +15,7 @@ class Result:
     """What executing one commit gave. `state_root` is set at checkpoints only; `change_digest` at every commit.
 
     `outcomes` has one entry for each payload item in order: (id, code); `events` are (kind, data) for subscribers.
+    `next_era` is set at the last commit of an era, where there is always a state root.
     """
 
     height: int
@@ -21,6 +23,7 @@ class Result:
     state_root: bytes | None
     outcomes: tuple[tuple[bytes, str], ...] = ()
     events: tuple[tuple[str, bytes], ...] = ()
+    next_era: EraPlan | None = None
 
 
 class ServiceMachine(Protocol):

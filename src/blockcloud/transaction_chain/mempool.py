@@ -113,6 +113,10 @@ class Mempool:
         if returned:
             self._pending = {**returned, **self._pending}
 
+    def era_ended(self) -> None:
+        """No block carries anything any more: what was ours to propose and is not committed is pending again."""
+        self.put_back(list(self._carried))
+
     def _drop(self, payload: bytes) -> int:
         self.bytes -= len(payload)
         return self._pending.pop(payload)

@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Annotated, TypeAlias, cast
 
 from msgspec import Meta
+from msgspec.structs import replace
 
 from blockcloud.primitives import codec
-from blockcloud.primitives.certificates import SignedStatement
+from blockcloud.primitives.certificates import Certificate, SignedStatement
 from blockcloud.primitives.codec import Struct
 from blockcloud.primitives.errors import Malformed
 from blockcloud.primitives.limits import (
@@ -20,6 +21,7 @@ from blockcloud.primitives.limits import (
     COMMITTEE_MEMBERS,
     FETCH_REFERENCES,
     FRAME_BYTES,
+    TRANSACTION_BYTES,
 )
 from blockcloud.transaction_chain.block import BlockReference
 
@@ -27,6 +29,10 @@ ANSWER_BLOCKS = COMMIT_RANGE * COMMITTEE_MEMBERS
 # Blocks in one answer, leaving room for the array around them.
 ANSWER_BYTES = FRAME_BYTES - 64 * 1024
 
+SUBMITTED_PAYLOADS = 4
+
+Payload: TypeAlias = Annotated[bytes, Meta(min_length=1, max_length=TRANSACTION_BYTES)]
+Era: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 RawBlock: TypeAlias = Annotated[bytes, Meta(min_length=1, max_length=BLOCK_BYTES)]
 
 
@@ -40,6 +46,7 @@ class FetchBlocks(Struct, frozen=True, tag=2):
     """Please send these blocks; answered by `Blocks` with those that are known, parents' order not promised."""
 
     references: Annotated[tuple[BlockReference, ...], Meta(min_length=1, max_length=FETCH_REFERENCES)]
+    era: Era = 0
 
 
 class FetchLevels(Struct, frozen=True, tag=3):
@@ -50,12 +57,14 @@ class FetchLevels(Struct, frozen=True, tag=3):
 
     first: int
     last: int
+    era: Era = 0
 
 
 class Blocks(Struct, frozen=True, tag=4):
     """The answer to a fetch; empty if nothing of it is known."""
 
     raws: Annotated[tuple[RawBlock, ...], Meta(max_length=ANSWER_BLOCKS)]
+    era: Era = 0
 
 
 class Statement(Struct, frozen=True, tag=5):
@@ -70,11 +79,33 @@ class Routing(Struct, frozen=True, tag=6):
     data: Annotated[bytes, Meta(max_length=FRAME_BYTES)]
 
 
-class Ping(Struct, frozen=True, tag=7):
-    """The link is alive."""
+class Position(Struct, frozen=True, tag=7):
+    """Where the sender is: its era, and whether it holds the certificate of the hand-over into that era."""
+
+    era: Era
+    certified: bool
 
 
-Message: TypeAlias = BlockMessage | FetchBlocks | FetchLevels | Blocks | Statement | Routing | Ping
+class Certified(Struct, frozen=True, tag=8):
+    """The certificate of a hand-over, for somebody who lacks it."""
+
+    certificate: Certificate
+
+
+class Submit(Struct, frozen=True, tag=9):
+    """Payloads of a node that makes no blocks, for a member to propose. Nobody answers: the ledger does."""
+
+    payloads: Annotated[tuple[Payload, ...], Meta(min_length=1, max_length=SUBMITTED_PAYLOADS)]
+
+
+Message: TypeAlias = (
+    BlockMessage | FetchBlocks | FetchLevels | Blocks | Statement | Routing | Position | Certified | Submit
+)
+
+
+def of_era(message: Message, era: int) -> Message:
+    """`message` of a core, which knows only its own era, marked as belonging to `era`."""
+    return replace(message, era=era) if isinstance(message, FetchBlocks | FetchLevels) else message
 
 
 def encode_message(message: Message) -> bytes:

@@ -1,0 +1,239 @@
+"""Real clocks: who has what it says passes beside busy processors, and who shares one quota among two does not.
+
+Claims are made from what was measured a moment before under the same limits, and verdicts are counted over several
+rounds, so that the speed of the machine does not matter and a disturbed second decides nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+from blockcloud.node.resources.challenge import Candidate, ChallengeParameters, Challenger
+from blockcloud.node.resources.compute import measure_core_steps_per_second
+from blockcloud.node.resources.examination import Examination
+from blockcloud.node.resources.plot import PlotFile, make_chunk, make_plot
+from blockcloud.transaction_chain.cloudpos.sortition import ChallengeRound
+from blockcloud.transaction_chain.cloudpos.stake import Resources, StakeClaim
+from blockcloud.transaction_chain.cloudpos.verdicts import Outcome, Report, Verdict, Verdicts, settle
+from tests.node.resource_world import SEED, key_of
+
+pytestmark = pytest.mark.long
+
+PARAMETERS = ChallengeParameters()
+ROOT = Path(__file__).resolve().parents[2]
+NO_PLOT = bytes(32)
+CALIBRATION_STEPS_PER_SECOND = 100_000
+LONG_AGO = -1e9
+
+
+@dataclass(frozen=True)
+class Child:
+    """A prover in a process of its own."""
+
+    number: int
+    claim: StakeClaim
+    process: subprocess.Popen[str]
+    port: int
+
+    async def examined(self, claim: StakeClaim, challenger: bytes, judges: int, start: float) -> Verdicts:
+        """What one challenger sees that tests the node for `claim`, in the round that begins at `start`."""
+        candidate = Candidate(key_of(self.number).public, claim, SEED, judges)
+
+        async def until(window: int) -> None:
+            await asyncio.sleep(max(0.0, start + window * PARAMETERS.window_ms / 1_000 - time.monotonic()))
+
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(challenger)
+        try:
+            return await Examination(Challenger(challenger, candidate, PARAMETERS), reader, writer, until=until).run()
+        finally:
+            writer.close()
+            await writer.wait_closed()
+
+
+@contextlib.contextmanager
+def child(number: int, claim: StakeClaim, path: Path | None = None, cores: tuple[int, ...] = ()) -> Iterator[Child]:
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
+    told = {
+        "number": number,
+        "resources": claim.resources.dimensions(),
+        "root": claim.plot_root.hex(),
+        "path": str(path) if path else None,
+        "cores": cores,
+    }
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.node.resource_child"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        cwd=ROOT,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(json.dumps(told) + "\n")
+            process.stdin.flush()
+            yield Child(number, claim, process, int(process.stdout.readline()))
+        finally:
+            process.terminate()
+
+
+# The plot
+
+
+def test_making_a_chunk_takes_many_times_as_long_as_reading(tmp_path: Path) -> None:
+    key = key_of(1).public
+    make_plot(tmp_path / "plot", key, SEED, 4, PARAMETERS.plot)
+    plot = PlotFile(tmp_path / "plot")
+
+    def timed_read() -> float:
+        begin = time.perf_counter()
+        for number in range(PARAMETERS.plot_segments):
+            plot.read(number % 4, number)
+        return time.perf_counter() - begin
+
+    def timed_making() -> float:
+        begin = time.perf_counter()
+        make_chunk(key, SEED, 0, PARAMETERS.plot)
+        return time.perf_counter() - begin
+
+    reading, making = median(timed_read() for _ in range(9)), median(timed_making() for _ in range(5))
+    plot.close()
+    assert making > 8 * reading
+
+
+# One quota
+
+
+@contextlib.contextmanager
+def cpu_quota(percent: int) -> Iterator[Path]:
+    """A cgroup with so much of a core, of either version. Skips where that is not permitted."""
+    name, period_us = f"blockcloud-test-{os.getpid()}", 100_000
+    root = Path("/sys/fs/cgroup")
+    old = (root / "cpu" / "cpu.shares").exists()
+    folder = (root / "cpu" if old else root) / name
+    try:
+        folder.mkdir()
+    except OSError as error:
+        pytest.skip(f"cgroups are not permitted here: {error.strerror}")
+    try:
+        try:
+            if old:
+                (folder / "cpu.cfs_period_us").write_text(str(period_us))
+                (folder / "cpu.cfs_quota_us").write_text(str(period_us * percent // 100))
+            else:
+                (folder / "cpu.max").write_text(f"{period_us * percent // 100} {period_us}")
+        except OSError as error:
+            pytest.skip(f"no quota can be set here: {error.strerror}")
+        yield folder
+    finally:
+        folder.rmdir()
+
+
+async def rounds(children: list[Child], claim: StakeClaim, count: int) -> list[list[Verdict]]:
+    """The compute verdicts of `count` rounds in which all `children` are tested at once."""
+    seen = []
+    for _ in range(count):
+        # A start long ago: nothing waits for its time, so all begin at once, and there is nothing but compute.
+        tests = [node.examined(claim, bytes(32), 1, LONG_AGO) for node in children]
+        seen.append([verdicts[0] for verdicts in await asyncio.gather(*tests)])
+    return seen
+
+
+async def measured_rate(node: Child) -> int:
+    """Steps a second of a node under its limits: how long it takes for a challenge of known length."""
+    claim = StakeClaim(Resources(CALIBRATION_STEPS_PER_SECOND, 0, 0), 1, NO_PLOT)
+    times = []
+    for _ in range(3):
+        begin = time.monotonic()
+        await node.examined(claim, bytes(32), 1, LONG_AGO)
+        times.append(time.monotonic() - begin)
+    return int(CALIBRATION_STEPS_PER_SECOND / median(times))
+
+
+async def test_one_quota_that_answers_for_two_nodes_fails() -> None:
+    anything = StakeClaim(Resources(2**40, 0, 0), 1, NO_PLOT)
+    with cpu_quota(20) as group, child(1, anything) as one, child(2, anything) as other:
+        for node in (one, other):
+            (group / "cgroup.procs").write_text(str(node.process.pid))
+        await assert_two_fail_where_one_passes(one, other)
+        for node in (one, other):
+            node.process.terminate()
+            node.process.wait()
+
+
+async def test_one_core_that_answers_for_two_nodes_fails() -> None:
+    anything = StakeClaim(Resources(2**40, 0, 0), 1, NO_PLOT)
+    core = (max(os.sched_getaffinity(0)),)
+    with child(1, anything, cores=core) as one, child(2, anything, cores=core) as other:
+        await assert_two_fail_where_one_passes(one, other)
+
+
+async def assert_two_fail_where_one_passes(one: Child, other: Child) -> None:
+    """At the same level; one after the other the same two would pass."""
+    rate = await measured_rate(one)
+    claim = StakeClaim(Resources(rate, 0, 0), 1, NO_PLOT)
+    alone = await rounds([one], claim, 3) + await rounds([other], claim, 2)
+    together = await rounds([one, other], claim, 5)
+    assert [row[0] for row in alone].count(Verdict.PASSED) >= 3, f"alone: {alone}"
+    failed = sum(Verdict.LATE in row for row in together)
+    assert failed >= 3, f"together: {together}"
+
+
+# Honest nodes beside busy processors
+
+
+@contextlib.contextmanager
+def busy_processors() -> Iterator[None]:
+    """One process for each core that computes all the time."""
+    spinners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in os.sched_getaffinity(0)]
+    try:
+        yield
+    finally:
+        for spinner in spinners:
+            spinner.kill()
+            spinner.wait()
+
+
+async def test_honest_devnet_nodes_pass_beside_busy_processors(tmp_path: Path) -> None:
+    """Four nodes with 5 % of a core, 1 MB/s and a plot of 1 MiB (the time of a read does not depend on how many chunks
+    there are, that of the test does), each tested by three challengers at once. The majority counts."""
+    chunks = 16
+    claims = {}
+    compute = measure_core_steps_per_second() // 20
+    for number in range(1, 5):
+        root = make_plot(tmp_path / str(number), key_of(number).public, SEED, chunks, PARAMETERS.plot)
+        claims[number] = StakeClaim(Resources(compute, chunks * PARAMETERS.plot.chunk_bytes, 1_000_000), 1, root)
+    challengers = tuple(bytes([200 + judge]) * 32 for judge in range(3))
+    drawn = ChallengeRound(0, 0, 0, challengers, tuple(key_of(number).public for number in claims))
+    with contextlib.ExitStack() as running:
+        nodes = [
+            running.enter_context(child(number, claim, tmp_path / str(number))) for number, claim in claims.items()
+        ]
+        running.enter_context(busy_processors())
+        start = time.monotonic() + 0.1
+        tests = [
+            node.examined(node.claim, challenger, len(challengers), start)
+            for challenger in challengers
+            for node in nodes
+        ]
+        seen = await asyncio.gather(*tests)
+    reports = [
+        (challenger, Report(0, 0, tuple(seen[judge * len(nodes) : (judge + 1) * len(nodes)])))
+        for judge, challenger in enumerate(challengers)
+    ]
+    outcomes = settle(drawn, reports).outcomes
+    assert list(outcomes.values()) == [(Outcome.CONFIRMED,) * 3] * len(nodes), seen

@@ -33,7 +33,7 @@ BAD_PATHS = {
     f"/v1/transactions/{ZERO_ID}/proof": (404, "not_found"),
     "/v1/transactions/00/proof": (400, "malformed"),
     f"/v1/transactions/{'zz' * 32}": (400, "malformed"),
-    "/v1/committee/1": (404, "not_found"),
+    "/v1/committee/1000": (404, "not_found"),
     "/v1/committee/first": (400, "malformed"),
     f"/v1/committee/{'9' * 5000}": (400, "malformed"),
     "/v1/proof": (400, "malformed"),

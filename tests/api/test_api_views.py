@@ -186,6 +186,8 @@ async def test_every_route_is_described_and_promises_problems(api: Api) -> None:
         ("/v1/proof", "get"),
         ("/v1/checkpoint", "get"),
         ("/v1/committee/{era}", "get"),
+        ("/v1/handovers/{era}", "get"),
+        ("/v1/candidates/{address}", "get"),
         ("/v1/events", "get"),
         ("/v1/service-files/{file_hash}", "put"),
         ("/v1/service-files/{file_hash}", "get"),

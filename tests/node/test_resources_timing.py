@@ -20,10 +20,11 @@ from statistics import median
 
 import pytest
 
-from blockcloud.node.resources.challenge import Candidate, ChallengeParameters, Challenger
+from blockcloud.node.resources.challenge import ANSWER_BYTES, Candidate, ChallengeParameters, Challenger
 from blockcloud.node.resources.compute import measure_core_steps_per_second
-from blockcloud.node.resources.examination import Examination
+from blockcloud.node.resources.examination import Examination, read_frame, write_frame
 from blockcloud.node.resources.plot import PlotFile, make_chunk, make_plot
+from blockcloud.primitives import codec
 from blockcloud.transaction_chain.cloudpos.sortition import ChallengeRound
 from blockcloud.transaction_chain.cloudpos.stake import Resources, StakeClaim
 from blockcloud.transaction_chain.cloudpos.verdicts import Outcome, Report, Verdict, Verdicts, settle
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.long
 PARAMETERS = ChallengeParameters()
 ROOT = Path(__file__).resolve().parents[2]
 NO_PLOT = bytes(32)
-CALIBRATION_STEPS_PER_SECOND = 100_000
+CALIBRATION_STEPS_PER_SECOND = 300_000
 LONG_AGO = -1e9
 
 
@@ -154,14 +155,27 @@ async def rounds(children: list[Child], claim: StakeClaim, count: int) -> list[l
 
 
 async def measured_rate(node: Child) -> int:
-    """Steps a second of a node under its limits: how long it takes for a challenge of known length."""
-    claim = StakeClaim(Resources(CALIBRATION_STEPS_PER_SECOND, 0, 0), 1, NO_PLOT)
-    times = []
-    for _ in range(3):
-        begin = time.monotonic()
-        await node.examined(claim, bytes(32), 1, LONG_AGO)
-        times.append(time.monotonic() - begin)
-    return int(CALIBRATION_STEPS_PER_SECOND / median(times))
+    """Steps a second of a node under its limits: first roughly, then by challenges of about a window."""
+    rate = CALIBRATION_STEPS_PER_SECOND
+    for count in (1, 3):
+        rate = int(rate / median([await seconds_for(node, rate) for _ in range(count)]))
+    return rate
+
+
+async def seconds_for(node: Child, rate: int) -> float:
+    """How long a node takes for what `rate` does in a window, without the time to judge it."""
+    candidate = Candidate(key_of(node.number).public, StakeClaim(Resources(rate, 0, 0), 1, NO_PLOT), SEED, 1)
+    challenge = Challenger(bytes(32), candidate, PARAMETERS).compute_challenge()
+    assert challenge is not None
+    reader, writer = await asyncio.open_connection("127.0.0.1", node.port)
+    writer.write(challenge.challenger)
+    begin = time.monotonic()
+    await write_frame(writer, codec.encode(challenge))
+    await read_frame(reader, ANSWER_BYTES)
+    elapsed = time.monotonic() - begin
+    writer.close()
+    await writer.wait_closed()
+    return elapsed
 
 
 async def test_one_quota_that_answers_for_two_nodes_fails() -> None:
@@ -179,6 +193,10 @@ async def test_one_core_that_answers_for_two_nodes_fails() -> None:
     anything = StakeClaim(Resources(2**40, 0, 0), 1, NO_PLOT)
     core = (max(os.sched_getaffinity(0)),)
     with child(1, anything, cores=core) as one, child(2, anything, cores=core) as other:
+        for node in (one, other):
+            # Whatever else runs on this core would take from one as from two; where we may, it hardly counts.
+            with contextlib.suppress(PermissionError):
+                os.setpriority(os.PRIO_PROCESS, node.process.pid, -15)
         await assert_two_fail_where_one_passes(one, other)
 
 

@@ -77,6 +77,13 @@ def test_the_same_offence_in_other_words_counts_once_and_another_one_takes_all()
     assert ledger.money() == ledger.chain.fees.supply
 
 
+def test_two_liars_in_one_place_are_two_offences() -> None:
+    ledger = EraLedger()
+    for liar in (1, 2):
+        assert ledger.do(0, equivocation(CHAIN, 0, liar, 5, NODES[liar]), conflict(CHAIN, 0, 5, NODES[liar])) == "ok"
+    assert [ledger.candidate(node).offences for node in range(4)] == [0, 2, 2, 0]
+
+
 def test_an_era_is_handed_over_once() -> None:
     ledger = EraLedger()
     assert ledger.do(0, conflict(CHAIN, 0, 20, NODES[LIAR], HANDOVER)) == "ok"

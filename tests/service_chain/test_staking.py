@@ -124,8 +124,10 @@ def test_later_bonds_change_only_what_they_name() -> None:
     assert (first.onion, first.onion_start) == (onion(5).tip, 2)
     assert ledger.do(5, Bond(1, "127.0.0.1:9", "", b"")) == "ok"
     assert ledger.candidate(5) == replace(first, bond=BOND + 1, link_address="127.0.0.1:9")
-    # A tip that does not count yet is replaced and waits anew.
     ledger.end_era()
+    assert ledger.bond(5, 1, generation=0) == "ok"
+    assert (ledger.candidate(5).onion_start, ledger.candidate(5).next_onion) == (2, b"")
+    # Another tip than the one that does not count yet takes its place and waits anew.
     assert ledger.bond(5, 1, generation=1) == "ok"
     assert (ledger.candidate(5).onion, ledger.candidate(5).onion_start) == (onion(5, 1).tip, 3)
     assert ledger.candidate(5).next_onion == b""

@@ -1,4 +1,4 @@
-"""The simulator's own parts: a disk that tears, a clock that drifts, the distances, and a judge that sees everything."""
+"""The simulator's own parts: a disk that tears, a clock that drifts, the distances, and the judge."""
 
 from __future__ import annotations
 

@@ -26,11 +26,12 @@ DAGS = 1_500
 AGREEMENT = ("-m", "blockcloud.simulation.dag_fuzzer", "--seed", str(FIRST_SEED), "--count", str(DAGS))
 MODEL = (*AGREEMENT, "--model")
 NETWORK = ("-m", "blockcloud.simulation.runner", "--seed", "1", "--count", "120", "--levels", "30")
-NETWORK_LONG = (*NETWORK[:-1], "100")
+NETWORK_LONG = (*NETWORK[:-1], "60")
 TESTS = Path(__file__).parent.parent
 PYTEST = ("-m", "pytest", "-q", "-x", "-c", os.devnull, "-p", "no:cacheprovider", "-p", "no:asyncio")
 SCENARIOS = (*PYTEST, "--import-mode=importlib", str(TESTS / "transaction_chain/test_collection_scenarios.py"))
 CERTIFICATES = (*PYTEST, "--import-mode=importlib", str(TESTS / "primitives/test_certificates.py"))
+TRANSCRIPTS = (*PYTEST, "--import-mode=importlib", str(TESTS / "transaction_chain/test_core.py"))
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Mutant:
 
     AGREEMENT compares views only: what dies there is unsafe. MODEL also compares with the slow model of the rule: what
     dies only there keeps nodes in agreement on something that the rule does not say. NETWORK runs whole committees
-    under faults and liars, SCENARIOS the tests about collection, CERTIFICATES what a verifier must refuse.
+    under faults and liars, SCENARIOS the tests about collection, CERTIFICATES what a verifier must refuse, TRANSCRIPTS
+    what a core does event by event (for what a network meets too seldom).
     """
 
     name: str
@@ -249,7 +251,8 @@ MUTANTS = [
         "a draw that was forgotten comes out otherwise",
         LEADERS,
         "            if len(self._drawn) >= CACHED_LEVELS:\n                del self._drawn[next(iter(self._drawn))]\n",
-        "            if len(self._drawn) >= 8:\n                self._drawn.clear()\n                leaders = leaders[::-1]\n",
+        "            if len(self._drawn) >= 8:\n                self._drawn.clear()\n"
+        "                leaders = leaders[::-1]\n",
         NETWORK,
     ),
     Mutant(
@@ -289,7 +292,7 @@ MUTANTS = [
         CORE,
         "                self._mempool.put_back(block.payload)\n",
         "",
-        NETWORK_LONG,
+        TRANSCRIPTS,
     ),
     Mutant(
         "a suspended block is let go before its last parent",
@@ -368,7 +371,8 @@ QUICK = ("weak certificate: f + 1 votes", "f + 1 blames skip", "two parents of o
 
 def judged(folder: Path, arguments: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
     """What the judge says about the package in `folder`: 0 without a violation."""
-    environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0"}
+    path = os.pathsep.join((str(folder), str(TESTS.parent)))
+    environment = os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0"}
     command = [sys.executable, *arguments]
     return subprocess.run(
         command, capture_output=True, text=True, env=environment, cwd=folder, timeout=100, check=False
@@ -392,7 +396,7 @@ def must_be_caught(mutant: Mutant, folder: Path) -> None:
         caught = verdict.returncode == 1 and json.loads(last_line)["verdict"] != "Pass"
     elif mutant.judge is SCENARIOS:
         caught = verdict.returncode == 1 and "WrongCommits" in verdict.stdout
-    elif mutant.judge is CERTIFICATES:
+    elif mutant.judge in (CERTIFICATES, TRANSCRIPTS):
         caught = verdict.returncode == 1 and "1 failed" in verdict.stdout
     else:
         caught = verdict.returncode == 1 and verdict.stdout.startswith("seed ")
@@ -415,9 +419,19 @@ def test_mutants_still_fit_the_code(mutant: Mutant) -> None:
     assert (SOURCE / mutant.file).read_text().count(mutant.old) == 1
 
 
-def test_the_unchanged_copy_passes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("judge", [(*AGREEMENT[:-1], "30", "--model"), CERTIFICATES], ids=["fuzzer", "certificates"])
+def test_the_unchanged_copy_passes(judge: tuple[str, ...], tmp_path: Path) -> None:
+    must_pass_unchanged(judge, tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("judge", [(*NETWORK[:-3], "20", *NETWORK[-2:]), SCENARIOS, TRANSCRIPTS])
+def test_the_unchanged_copy_passes_the_slow_judges(judge: tuple[str, ...], tmp_path: Path) -> None:
+    must_pass_unchanged(judge, tmp_path)
+
+
+def must_pass_unchanged(judge: tuple[str, ...], folder: Path) -> None:
     """Else every mutant would be "caught" by whatever is wrong with the copying."""
-    shutil.copytree(SOURCE, tmp_path / "blockcloud", ignore=shutil.ignore_patterns("__pycache__"))
-    verdict = judged(tmp_path, ("-m", "blockcloud.simulation.dag_fuzzer", "--count", "30", "--model"))
+    shutil.copytree(SOURCE, folder / "blockcloud", ignore=shutil.ignore_patterns("__pycache__"))
+    verdict = judged(folder, judge)
     assert verdict.returncode == 0, verdict.stdout + verdict.stderr
-    assert "no violation" in verdict.stdout

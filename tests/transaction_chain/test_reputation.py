@@ -247,6 +247,10 @@ def test_an_equivocator_is_out_for_the_era() -> None:
     history.run(3 * PERIOD)
     assert not node.leads(2)
     assert node.reputation.standing.equivocators == (2,)
+    restarted = Node(committee((1,) * 4), standing=node.reputation.standing)
+    history.node = restarted
+    history.run(2 * PERIOD)
+    assert not restarted.leads(2)
 
 
 # Together with the commit rule

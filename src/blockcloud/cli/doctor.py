@@ -162,12 +162,16 @@ def _sync_ms(folder: Path) -> float:
 
 
 def check_peers(statuses: dict[str, dict[str, Any] | None]) -> dict[str, Any]:
-    """Whether the validators are linked to each other."""
+    """Whether the validators are linked to each other. Nodes that only follow come and go."""
     answers = {label: answer for label, answer in statuses.items() if answer is not None}
     if not answers:
         return _bad("peers", "no node answers", "Mend the ports first.")
     missing = {
-        label: [str(peer["member"]) for peer in answer.get("peers", []) if not peer.get("connected")]
+        label: [
+            str(peer["member"])
+            for peer in answer.get("peers", [])
+            if peer["member"] is not None and not peer.get("connected")
+        ]
         for label, answer in answers.items()
     }
     gaps = [f"{label} is not linked to {', '.join(members)}" for label, members in missing.items() if members]

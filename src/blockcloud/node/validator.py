@@ -12,7 +12,6 @@ state root differs from a certified one. `failed()` then raises the reason. DESI
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Coroutine, Iterable, Sequence
 from functools import partial
@@ -26,8 +25,8 @@ from blockcloud.node.applying import Applied, Applier, SharedChain
 from blockcloud.node.certification import Certification
 from blockcloud.node.config import NodeConfig
 from blockcloud.node.consensus_keys import ConsensusKeys
-from blockcloud.node.eras import GUEST_NUMBERS
 from blockcloud.node.events import EventLog, Subscription
+from blockcloud.node.exchange import Exchange
 from blockcloud.node.intake import Intake, check_submitted
 from blockcloud.node.ledger_tables import LedgerTables, initialise_data
 from blockcloud.node.membership import Membership, read_onion
@@ -40,14 +39,14 @@ from blockcloud.node.verification import Verification, tune_interpreter
 from blockcloud.primitives.certificates import HANDOVER, Certificate, SignedStatement
 from blockcloud.primitives.errors import BadConfiguration, NotTakingPart, PeerFault
 from blockcloud.primitives.keys import SigningKey
-from blockcloud.primitives.limits import APPLY_QUEUE_COMMITS, BLOCK_OPERATIONS, PEER_QUEUE_BYTES
+from blockcloud.primitives.limits import APPLY_QUEUE_COMMITS, BLOCK_OPERATIONS
 from blockcloud.routing.replication import RoutingCore
 from blockcloud.routing.store import RoutingTable
 from blockcloud.service_chain.genesis import Genesis
 from blockcloud.service_chain.proven import ProvenValue
 from blockcloud.service_chain.state import NotACheckpoint
 from blockcloud.transaction_chain import messages
-from blockcloud.transaction_chain.block import Block, BlockRules, era_of
+from blockcloud.transaction_chain.block import Block, BlockRules
 from blockcloud.transaction_chain.committee import Committee
 from blockcloud.transaction_chain.core import Core, Ready
 from blockcloud.transaction_chain.era import EraPlan
@@ -56,7 +55,6 @@ from blockcloud.transaction_chain.messages import decode_message, encode_message
 
 __all__ = ["SubmissionResult", "Validator", "initialise_data"]
 
-SERVED_BYTES_PER_SECOND: Final = 32 * 1024 * 1024  # of blocks, to one peer
 PROPOSAL_SECONDS: Final = 0.5  # a block of ours carries at most what we get committed in so long
 PROPOSAL_OPERATIONS_MIN: Final = 500
 EVENTS_PER_COMMIT: Final = 256
@@ -108,16 +106,10 @@ class Validator:
         self.metrics = status.metrics_registry(self)
         self._applied_s = self._loop.time()
         self._failure: asyncio.Future[None] = self._loop.create_future()
-        self._served: dict[int, tuple[int, int]] = {}
-        self._told: dict[int, int] = {}
-        self._submitting: set[int] = set()  # linked nodes with a submission under way
-        # By how much the newest block of each member that came in this second was ahead of our clock.
-        self._clocks: dict[int, int] = {}
         self._drains: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._second: asyncio.TimerHandle | None = None
         self._pumping = False
-        self._throttled = False
         self._stopped = False
 
     async def start(self) -> None:
@@ -147,6 +139,15 @@ class Validator:
             on_connected=self._connected,
             on_lost=self._lost,
         )
+        self.exchange = Exchange(
+            self,
+            eras=self.eras,
+            tables=self.tables,
+            routing=self.routing,
+            network=self.network,
+            verification=self.verification,
+            outbox=self.outbox,
+        )
         self.link_port = await self.network.start(self.config.link_host, self.config.link_port)
         self._know_members()
         if self.own is not None and not self.core.proposing:
@@ -159,7 +160,7 @@ class Validator:
             link_port=self.link_port,
         )
         self._each_second()
-        self._pump_soon()
+        self.pump_soon()
 
     async def stop(self) -> None:
         """Leave the network, end the threads, close the store. Idempotent."""
@@ -221,18 +222,7 @@ class Validator:
 
     def member_numbers(self, peers: Iterable[int]) -> list[int]:
         """The places in the committee of those of `peers` that are in it."""
-        numbers = (self._number(peer) for peer in peers)
-        return [number for number in numbers if number < len(self.committee)]
-
-    def _number(self, peer: int) -> int:
-        known = self.network.peers.get(peer)
-        return self.eras.current.number_of(known.key if known is not None else b"", peer)
-
-    def _peer(self, number: int) -> int | None:
-        """The link's number of the core's peer `number`."""
-        if number >= GUEST_NUMBERS:
-            return number - GUEST_NUMBERS
-        return self.network.index_of(self.eras.current.plan.seats[number].node_key)
+        return self.exchange.member_numbers(peers)
 
     def _begin_era(self, plan: EraPlan) -> None:
         """The last commit of an era has been executed."""
@@ -241,19 +231,34 @@ class Validator:
         self._know_members()
         self.membership.look(self.eras.current, self._loop.time())
         for peer in self.network.connected():
-            self.core.peer_connected(self._number(peer), now_ms)
+            self.core.peer_connected(self.exchange.number_of(peer), now_ms)
         self.events.add("era", {"era": plan.era, "first_height": plan.first_height, "members": len(plan.seats)})
-        self._pump_soon()
+        self.pump_soon()
 
     def _know_members(self) -> None:
         seats = self.eras.current.plan.seats
         self.network.know([_member_address(seat.node_key, seat.link_address) for seat in seats])
 
+    # For the exchange
+
+    def spawn(self, work: Coroutine[None, None, None]) -> None:
+        """Let `work` go on by itself; it ends with this node."""
+        task = self._loop.create_task(work)
+        self._drains.add(task)
+        task.add_done_callback(self._drains.discard)
+
+    def statement(self, signed: SignedStatement) -> None:
+        """A member's statement, or one of our own."""
+        if signed.statement.kind == HANDOVER:
+            self.eras.statement(signed)
+        elif signed.statement.era == self.era and self.certification.add(signed):
+            self._tell_checkpoint()
+
     def _send(self, peer: int | None, message: messages.Message) -> None:
-        if peer is None:
-            self.network.broadcast(encode_message(message))
-        else:
-            self.network.send(peer, encode_message(message))
+        self.exchange.send(peer, message)
+
+    def _submit_own(self, payload: bytes) -> None:
+        self.exchange.submit_own(payload)
 
     # Clients
 
@@ -271,7 +276,7 @@ class Validator:
         """The mempool got something."""
         with self._halting():
             self.core.submitted(_now_ms())
-            self._pump_soon()
+            self.pump_soon()
 
     def proven(self, key: bytes, height: int | None = None) -> ProvenValue:
         """The value of a state key with its proof under a certified checkpoint: the newest, or that of `height`.
@@ -310,169 +315,48 @@ class Validator:
     def put_service_file(self, data: bytes) -> None:
         """Store a service file that the ledger announces, and tell the other routing nodes. Raises typed errors."""
         self.routing.put_file(data)
-        self._send_routing()
+        self.exchange.send_routing()
 
     def put_address_record(self, data: bytes) -> None:
         """Store a signed address record, and tell the other routing nodes. Raises typed errors."""
         self.routing.put_record(data, _now_ms() // 1_000)
-        self._send_routing()
+        self.exchange.send_routing()
 
     def address_records(self, name: str) -> list[bytes]:
         """The records of `name` whose lease runs."""
         return self.routing_table.records(name, _now_ms() // 1_000)
 
-    def _send_routing(self) -> None:
-        for peer, data in self.routing.outgoing():
-            self.network.send(peer, encode_message(messages.Routing(data)))
-
     # Links
 
     def _connected(self, peer: int) -> None:
         with self._halting():
-            self.core.peer_connected(self._number(peer), _now_ms())
-            self.eras.linked(peer)
-            self.routing.peer_connected(peer)
-            self._pump_soon()
+            self.exchange.connected(peer)
+            self.pump_soon()
 
     def _lost(self, peer: int) -> None:
         with self._halting():
-            self.verification.forget(peer)
-            self.core.peer_lost(self._number(peer))
-            self.routing.peer_lost(peer)
-            self._pump_soon()
+            self.exchange.lost(peer)
+            self.pump_soon()
 
     def _frame(self, peer: int, data: bytes) -> None:
         if self.halted:
             return
         with self._halting():
             try:
-                self._message(peer, decode_message(data))
+                self.exchange.receive(peer, decode_message(data))
             except PeerFault as fault:
                 self.network.fault(peer, fault)
-
-    def _message(self, peer: int, message: messages.Message) -> None:
-        match message:
-            case messages.BlockMessage():
-                self._block(peer, message.raw)
-            case messages.Blocks():
-                if message.era == self.era:
-                    self._verify(peer, message.raws, fetched=True)
-            case messages.FetchBlocks() | messages.FetchLevels():
-                self._serve(peer, message)
-            case messages.Statement():
-                self._statement(message.signed)
-            case messages.Position():
-                if self.eras.position(peer, message):
-                    self._fetch_rest(peer)
-            case messages.Certified():
-                self.eras.certificate(message.certificate)
-                self._pump_soon()
-            case messages.Submit():
-                self._submit_for(peer, message.payloads)
-            case messages.Routing():
-                try:
-                    self.routing.receive(peer, message.data, _now_ms() // 1_000)
-                finally:
-                    self._send_routing()
-
-    def _block(self, peer: int, raw: bytes) -> None:
-        era = era_of(raw)
-        if era == self.era:
-            self._verify(peer, (raw,), fetched=False)
-        elif era > self.era:
-            self._fetch_rest(peer)
-        elif self._may_tell(peer):
-            self.eras.tell_position(peer)
-
-    def _fetch_rest(self, peer: int) -> None:
-        """A peer is in a later era: it has all that decides ours."""
-        self.core.peer_is_beyond(self._number(peer), _now_ms())
-        self._pump_soon()
-
-    def _submit_for(self, peer: int, payloads: Sequence[bytes]) -> None:
-        """A linked node that makes no blocks wants something committed: it waits its turn like any client."""
-        if peer not in self._submitting and self.core.proposing:
-            self._submitting.add(peer)
-            self._drain(self._submit_quietly(payloads, f"node {peer}", peer))
-
-    def _submit_own(self, payload: bytes) -> None:
-        """A transaction of this node: into its own mempool, or to the members that are linked."""
-        if self.core.proposing:
-            self._drain(self._submit_quietly((payload,), "own"))
-        else:
-            self._send(None, messages.Submit((payload,)))
-
-    async def _submit_quietly(self, payloads: Sequence[bytes], client: str, peer: int = -1) -> None:
-        with contextlib.suppress(NotTakingPart):
-            await self.submit(payloads, client=client)
-        self._submitting.discard(peer)
-
-    def _drain(self, work: Coroutine[None, None, None]) -> None:
-        """Let `work` go on by itself; it ends with this node."""
-        task = self._loop.create_task(work)
-        self._drains.add(task)
-        task.add_done_callback(self._drains.discard)
-
-    def _may_tell(self, peer: int) -> bool:
-        """Once a second."""
-        second = int(self._loop.time())
-        told, self._told[peer] = self._told.get(peer), second
-        return told != second
-
-    def _verify(self, peer: int, raws: Sequence[bytes], *, fetched: bool) -> None:
-        if not self.verification.add_blocks(peer, raws, self.eras.current.rules, fetched=fetched):
-            self.network.pause(peer)
-            self._drain(self._resume(peer))
-
-    async def _resume(self, peer: int) -> None:
-        await self.verification.drained(peer)
-        if not self._throttled:
-            self.network.resume(peer)
-
-    def _serve(self, peer: int, request: messages.FetchBlocks | messages.FetchLevels) -> None:
-        """Answer a fetch, from memory or else from the store; at most so many bytes a second to one peer."""
-        second = int(self._loop.time())
-        start, served = self._served.get(peer, (second, 0))
-        if start != second:
-            served = 0
-        if served > SERVED_BYTES_PER_SECOND or self.network.queued(peer) > PEER_QUEUE_BYTES // 2:
-            return
-        raws = [block.raw for block in self.core.blocks_for(request)] if request.era == self.era else []
-        raws = raws or self.tables.blocks_for(request)
-        self._served[peer] = (second, served + sum(map(len, raws)))
-        answer = encode_message(messages.Blocks(tuple(raws), request.era))
-        self.outbox.put(
-            partial(self._answer, peer, answer), durable=False
-        )  # it may hold a block that is not yet synced
-
-    def _answer(self, peer: int, data: bytes) -> None:
-        self.network.send(peer, data)
 
     def _verified(
         self, peer: int, blocks: list[Block], fault: PeerFault | None, fetched: bool, rules: BlockRules
     ) -> None:
-        """The verification pool has looked at what a peer sent."""
         with self._halting():
-            if fault is not None:
-                self.network.fault(peer, fault)
-            if rules.era != self.era:  # it came while the era ended
-                return
-            now_ms, number = _now_ms(), self._number(peer)
-            if fetched:
-                self.core.receive_blocks(blocks, number, now_ms)
-            else:
-                for block in blocks:
-                    self.core.receive_block(block, number, now_ms)
-                    ahead_ms = block.header.timestamp_ms - now_ms
-                    self._clocks[block.author] = max(ahead_ms, self._clocks.get(block.author, ahead_ms))
-            for block in blocks:
-                for statement in block.header.statements:
-                    self._statement(statement)
-            self._pump_soon()
+            self.exchange.verified(peer, blocks, fault, fetched, rules)
 
     # Duties
 
-    def _pump_soon(self) -> None:
+    def pump_soon(self) -> None:
+        """The core may have duties: carry them out at the end of this turn of the loop."""
         if not self._pumping and not self._stopped:
             self._pumping = True
             self._loop.call_soon(self._pump)
@@ -491,10 +375,10 @@ class Validator:
         era = self.era
         if ready.persist:
             self.tables.put_blocks(era, ready.persist, ready.own)
-        sends = [(self._peer(number), messages.of_era(message, era)) for number, message in ready.send]
+        sends = [(self.exchange.peer_of(number), messages.of_era(message, era)) for number, message in ready.send]
         self.outbox.put(partial(self._send_and_apply, ready, sends), durable=bool(ready.own))
         for number, fault in ready.complaints:
-            if number != self.own and (peer := self._peer(number)) is not None:
+            if number != self.own and (peer := self.exchange.peer_of(number)) is not None:
                 self.network.fault(peer, fault)
 
     def _send_and_apply(self, ready: Ready, sends: Sequence[tuple[int | None, messages.Message]]) -> None:
@@ -516,33 +400,28 @@ class Validator:
             self._timer.cancel()
             self._timer = None
         due_ms = self.core.next_timer()
-        if due_ms is not None and not self._throttled:
+        if due_ms is not None and not self.exchange.throttled:
             self._timer = self._loop.call_later(max(due_ms - _now_ms(), 1) / 1_000, self._tick)
 
     def _tick(self) -> None:
         with self._halting():
             self._timer = None
             self.core.tick(_now_ms())
-            self._pump_soon()
+            self.pump_soon()
 
     def _throttle(self) -> None:
         """While too much waits to be applied: take no blocks and make none."""
-        if self._throttled:
-            if self.applier.backlog <= APPLY_QUEUE_COMMITS // 2:
-                self._throttled = False
-                for peer in self.network.connected():
-                    self.network.resume(peer)
-        elif self.applier.backlog >= APPLY_QUEUE_COMMITS:
-            self._throttled = True
-            for peer in self.network.connected():
-                self.network.pause(peer)
+        backlog = self.applier.backlog
+        if self.exchange.throttled and backlog <= APPLY_QUEUE_COMMITS // 2:
+            self.exchange.throttle(False)
+        elif not self.exchange.throttled and backlog >= APPLY_QUEUE_COMMITS:
+            self.exchange.throttle(True)
 
     def _each_second(self) -> None:
         with self._halting():
             self._second = self._loop.call_later(1.0, self._each_second)
             now_s = self._loop.time()
-            self.clock_skew_ms = sorted(self._clocks.values())[len(self._clocks) // 2] if self._clocks else 0
-            self._clocks.clear()
+            self.clock_skew_ms = self.exchange.take_clock_skew_ms()
             self.eras.each_second()
             self.membership.look(self.eras.current, now_s)
             self.submissions.expire(now_s)
@@ -551,7 +430,7 @@ class Validator:
                 BLOCK_OPERATIONS, max(PROPOSAL_OPERATIONS_MIN, int(self.submissions.rate.per_s * PROPOSAL_SECONDS))
             )
             self.routing.tick(_now_ms() // 1_000)
-            self._send_routing()
+            self.exchange.send_routing()
 
     # Results
 
@@ -566,8 +445,8 @@ class Validator:
                     self._begin_era(applied.result.next_era)
                 elif applied.result.state_root is not None:
                     self._checkpoint(applied.commit.height, applied.commit.digest, applied.result.state_root)
-            if self._throttled:
-                self._pump_soon()
+            if self.exchange.throttled:
+                self.pump_soon()
 
     def _tell(self, applied: Applied) -> None:
         record, result = applied.commit.record, applied.result
@@ -593,13 +472,7 @@ class Validator:
         if self.core.proposing and key is not None:
             signed = self.certification.sign(height, commit_digest, root, key)
             self.core.add_statement(signed)
-            self._statement(signed)
-
-    def _statement(self, signed: SignedStatement) -> None:
-        if signed.statement.kind == HANDOVER:
-            self.eras.statement(signed)
-        elif signed.statement.era == self.era and self.certification.add(signed):
-            self._tell_checkpoint()
+            self.statement(signed)
 
     def _tell_checkpoint(self) -> None:
         if (certificate := self.certification.newest) is not None:
@@ -633,7 +506,7 @@ class Validator:
         if not self.core.proposing or self._stopped or self.halted:
             raise NotTakingPart
         alarm = self.uncertified_commits > self.genesis.parameters.alarm_period
-        return not (self._throttled or alarm)
+        return not (self.exchange.throttled or alarm)
 
     def _halting(self) -> _Halting:
         return _Halting(self)
@@ -645,7 +518,7 @@ class Validator:
         log.critical("validator_halted", error=error, height=self.chain.applied_height)
         self._failure.set_exception(error if isinstance(error, Exception) else RuntimeError(repr(error)))
         self.core.proposing = False
-        self._drain(self.network.close())
+        self.spawn(self.network.close())
 
 
 class _Halting:

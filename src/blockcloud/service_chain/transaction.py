@@ -65,7 +65,7 @@ class Transaction(msgspec.Struct, frozen=True, eq=False):
 def parse_transaction(raw: bytes) -> Transaction:
     """Decode a transaction and check all that needs neither its chain, nor its signatures' verification, nor the state.
 
-    Raises Oversized, Malformed, NonCanonical or InvalidName.
+    Raises Oversized, Malformed, NonCanonical, InvalidName or, for the signatures in evidence, BadSignature.
     """
     wire = codec.decode(raw, WireTransaction, limit=TRANSACTION_BYTES)
     body = codec.decode(wire.body, TransactionBody, limit=TRANSACTION_BYTES)

@@ -110,7 +110,7 @@ class Liar(SimulatedNode):
         clock_ms = self.clock.read(now_ms)
         several = Lie.EQUIVOCATE in self.lies and self._chance(60)
         count = self.world.random.randint(2, BLOCKS_A_LEVEL_AT_MOST) if several else 1
-        blocks = [block for _ in range(count) if (block := self._build(core, level, clock_ms)) is not None]
+        blocks = [block for fork in range(count) if (block := self._build(core, level, clock_ms, fork)) is not None]
         self._statements.clear()
         # What the others must refuse, the core refuses too, so it never becomes a tip.
         for block in blocks:
@@ -128,9 +128,10 @@ class Liar(SimulatedNode):
                 return level + 1
         return 1 if self._level == 0 else self._level
 
-    def _build(self, core: Core, level: int, clock_ms: int) -> Block | None:
-        """A block of `level`, as the lies say; None if none is possible."""
-        parents = self._parents(core, level)
+    def _build(self, core: Core, level: int, clock_ms: int, fork: int) -> Block | None:
+        """A block of `level`, as the lies say; None if none is possible. Those of one level differ in time at least."""
+        few = (Lie.PARENTS in self.lies or fork > 0) and self._chance(70)
+        parents = self._parents(core, level, few=few)
         if parents is None:
             return None
         stamps = [block.header.timestamp_ms for block in map(core.dag.get, parents) if block is not None]
@@ -142,7 +143,7 @@ class Liar(SimulatedNode):
             author=self.member,
             level=level,
             parents=parents,
-            timestamp_ms=timestamp_ms,
+            timestamp_ms=timestamp_ms if too_early else timestamp_ms + fork,
             payload_root=merkle_root(payload),
             statements=tuple(statement.signed for statement in self._statements[-BLOCK_STATEMENTS:]),
         )
@@ -153,7 +154,8 @@ class Liar(SimulatedNode):
             self.world.invalid(self.member, block.raw, "payload that the machine refuses")
         return block
 
-    def _parents(self, core: Core, level: int) -> tuple[BlockReference, ...] | None:
+    def _parents(self, core: Core, level: int, *, few: bool) -> tuple[BlockReference, ...] | None:
+        """Own tip first. `few`: a quorum at random and no more, of equivocators any block, and stale ones beside it."""
         random, dag = self.world.random, core.dag
         if level == 1:
             others = [dag.genesis_references[author] for author in self._others()]
@@ -166,7 +168,6 @@ class Liar(SimulatedNode):
         if not tips:
             return None
         own = random.choice(tips)
-        few = Lie.PARENTS in self.lies and self._chance(70)
         votes = {own.author: own} if own.level == level - 1 else {}
         rest: list[int] = []
         weight = self.setting.committee.weight_of(votes)

@@ -13,14 +13,14 @@ from random import Random
 from typing import Protocol
 
 from blockcloud.primitives import codec
-from blockcloud.primitives.certificates import CHECKPOINT, DOMAIN, Certificate, SignedStatement
-from blockcloud.primitives.certificates import Statement as Statement_
+from blockcloud.primitives.certificates import CHECKPOINT, DOMAIN, Certificate, SignedStatement, Statement
 from blockcloud.primitives.errors import PeerFault
 from blockcloud.primitives.storage import Batch, Store
 from blockcloud.simulation.clock import EPOCH_MS, SimulatedClock
 from blockcloud.simulation.dag_builder import BEACON, CHAIN_ID, GENESIS, simulated_key
 from blockcloud.simulation.disk import DiskFull, SimulatedDisk
 from blockcloud.simulation.faults import Crash, CrashPoint
+from blockcloud.transaction_chain import messages
 from blockcloud.transaction_chain.block import Block, BlockReference, parse_block, parse_own, verify_block_signature
 from blockcloud.transaction_chain.checkpoints import CheckpointCollector
 from blockcloud.transaction_chain.commit import COMMIT_BYTES, Commit, CommitRecord, EraStart, genesis_record
@@ -34,7 +34,6 @@ from blockcloud.transaction_chain.messages import (
     FetchBlocks,
     FetchLevels,
     Message,
-    Statement,
     decode_message,
     encode_message,
 )
@@ -194,7 +193,7 @@ class SimulatedNode:
             core.receive_blocks(self._parse(message.raws), source, clock_ms)
         elif isinstance(message, FetchBlocks | FetchLevels):
             self.answer(core, source, message)
-        elif isinstance(message, Statement):
+        elif isinstance(message, messages.Statement):
             self._collect(message.signed)
 
     def _parse(self, raws: tuple[bytes, ...]) -> list[Block]:
@@ -285,7 +284,7 @@ class SimulatedNode:
 
     def sign(self, height: int, commit_digest: bytes, root: bytes) -> SignedStatement:
         """This member's statement about a checkpoint."""
-        statement = Statement_(CHECKPOINT, CHAIN_ID, 0, height, (commit_digest, root))
+        statement = Statement(CHECKPOINT, CHAIN_ID, 0, height, (commit_digest, root))
         key = simulated_key(self.member)
         return SignedStatement(statement, key.public, key.sign(DOMAIN, codec.encode(statement)))
 

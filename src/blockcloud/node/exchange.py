@@ -1,0 +1,260 @@
+"""What passes between a node and its peers: messages of every kind, each to where it belongs.
+
+Blocks go through the verification pool and then to the core of their era; what belongs to an earlier era than ours
+tells us that the peer is behind, what belongs to a later one that we are. Fetches are answered from memory or from the
+store, of any era, at most so many bytes a second. The core knows its peers by their place in the committee (`eras`),
+the network by the number of their link; the two meet here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Coroutine, Iterable, Sequence
+from functools import partial
+from typing import Final, Protocol
+
+from blockcloud.node.eras import GUEST_NUMBERS
+from blockcloud.node.ledger_tables import LedgerTables
+from blockcloud.node.network import Network
+from blockcloud.node.outbox import Outbox
+from blockcloud.node.succession import Succession
+from blockcloud.node.verification import Verification
+from blockcloud.primitives.certificates import SignedStatement
+from blockcloud.primitives.errors import NotTakingPart, PeerFault
+from blockcloud.primitives.limits import PEER_QUEUE_BYTES
+from blockcloud.routing.replication import RoutingCore
+from blockcloud.transaction_chain import messages
+from blockcloud.transaction_chain.block import Block, BlockRules, era_of
+from blockcloud.transaction_chain.core import Core
+from blockcloud.transaction_chain.messages import encode_message
+
+SERVED_BYTES_PER_SECOND: Final = 32 * 1024 * 1024  # of blocks, to one peer
+
+
+class Owner(Protocol):
+    """What the exchange asks of the node that it works for."""
+
+    def spawn(self, work: Coroutine[None, None, None]) -> None:
+        """Let `work` go on by itself until the node stops."""
+
+    def submit(self, payloads: Sequence[bytes], *, client: str) -> Awaitable[object]:
+        """Take transactions into the ledger."""
+
+    def statement(self, signed: SignedStatement) -> None:
+        """A member's statement came in."""
+
+    def pump_soon(self) -> None:
+        """The core may have duties."""
+
+
+class Exchange:
+    """The messages of one node. Belongs to the event loop's thread. Raises a PeerFault for what a peer did wrong."""
+
+    def __init__(
+        self,
+        owner: Owner,
+        *,
+        eras: Succession,
+        tables: LedgerTables,
+        routing: RoutingCore,
+        network: Network,
+        verification: Verification,
+        outbox: Outbox,
+    ) -> None:
+        self._owner, self._eras, self._tables, self._routing = owner, eras, tables, routing
+        self._network, self._verification, self._outbox = network, verification, outbox
+        self._loop = asyncio.get_running_loop()
+        self.throttled = False  # nothing is read while too much waits to be applied
+        self._served: dict[int, tuple[int, int]] = {}
+        self._told: dict[int, int] = {}
+        self._submitting: set[int] = set()  # linked nodes with a submission under way
+        # By how much the newest block of each member that came in this second was ahead of our clock.
+        self._clocks: dict[int, int] = {}
+
+    @property
+    def _core(self) -> Core:
+        return self._eras.current.core
+
+    # Who is who
+
+    def number_of(self, peer: int) -> int:
+        """The core's number for a linked peer."""
+        known = self._network.peers.get(peer)
+        return self._eras.current.number_of(known.key if known is not None else b"", peer)
+
+    def peer_of(self, number: int) -> int | None:
+        """The link's number of the core's peer `number`; None if it is not known."""
+        if number >= GUEST_NUMBERS:
+            return number - GUEST_NUMBERS
+        return self._network.index_of(self._eras.current.plan.seats[number].node_key)
+
+    def member_numbers(self, peers: Iterable[int]) -> list[int]:
+        """The places in the committee of those of `peers` that are in it."""
+        numbers = (self.number_of(peer) for peer in peers)
+        return [number for number in numbers if number < len(self._eras.current.committee)]
+
+    # Links
+
+    def connected(self, peer: int) -> None:
+        """A link is up."""
+        self._core.peer_connected(self.number_of(peer), _now_ms())
+        self._eras.linked(peer)
+        self._routing.peer_connected(peer)
+
+    def lost(self, peer: int) -> None:
+        """A link is gone."""
+        self._verification.forget(peer)
+        self._core.peer_lost(self.number_of(peer))
+        self._routing.peer_lost(peer)
+        for of_peers in (self._served, self._told):
+            of_peers.pop(peer, None)
+
+    def throttle(self, on: bool) -> None:
+        """Stop, or go on, reading from everybody."""
+        self.throttled = on
+        for peer in self._network.connected():
+            if on:
+                self._network.pause(peer)
+            else:
+                self._network.resume(peer)
+
+    def take_clock_skew_ms(self) -> int:
+        """How far the clocks of other members are ahead of ours, at the median, since the last call."""
+        ahead = sorted(self._clocks.values())
+        self._clocks.clear()
+        return ahead[len(ahead) // 2] if ahead else 0
+
+    # What goes out
+
+    def send(self, peer: int | None, message: messages.Message) -> None:
+        """To one peer, or to all that are linked."""
+        if peer is None:
+            self._network.broadcast(encode_message(message))
+        else:
+            self._network.send(peer, encode_message(message))
+
+    def send_routing(self) -> None:
+        """What layer 3 has to say."""
+        for peer, data in self._routing.outgoing():
+            self.send(peer, messages.Routing(data))
+
+    def submit_own(self, payload: bytes) -> None:
+        """A transaction of this node: into its own mempool, or to the members that are linked."""
+        if self._core.proposing:
+            self._owner.spawn(self._submit_quietly((payload,), "own"))
+        else:
+            self.send(None, messages.Submit((payload,)))
+
+    # What comes in
+
+    def receive(self, peer: int, message: messages.Message) -> None:
+        """A message of a linked peer."""
+        match message:
+            case messages.BlockMessage():
+                self._block(peer, message.raw)
+            case messages.Blocks():
+                if message.era == self._eras.current.plan.era:
+                    self._verify(peer, message.raws, fetched=True)
+            case messages.FetchBlocks() | messages.FetchLevels():
+                self._serve(peer, message)
+            case messages.Statement():
+                self._owner.statement(message.signed)
+            case messages.Position():
+                if self._eras.position(peer, message):
+                    self._fetch_rest(peer)
+            case messages.Certified():
+                self._eras.certificate(message.certificate)
+                self._owner.pump_soon()
+            case messages.Submit():
+                self._submit_for(peer, message.payloads)
+            case messages.Routing():
+                try:
+                    self._routing.receive(peer, message.data, _now_ms() // 1_000)
+                finally:
+                    self.send_routing()
+
+    def verified(
+        self, peer: int, blocks: Sequence[Block], fault: PeerFault | None, fetched: bool, rules: BlockRules
+    ) -> None:
+        """The verification pool has looked at what a peer sent."""
+        if fault is not None:
+            self._network.fault(peer, fault)
+        if rules.era != self._eras.current.plan.era:  # the era ended meanwhile
+            return
+        now_ms, number = _now_ms(), self.number_of(peer)
+        if fetched:
+            self._core.receive_blocks(blocks, number, now_ms)
+        else:
+            for block in blocks:
+                self._core.receive_block(block, number, now_ms)
+                ahead_ms = block.header.timestamp_ms - now_ms
+                self._clocks[block.author] = max(ahead_ms, self._clocks.get(block.author, ahead_ms))
+        for block in blocks:
+            for statement in block.header.statements:
+                self._owner.statement(statement)
+        self._owner.pump_soon()
+
+    def _block(self, peer: int, raw: bytes) -> None:
+        era, present = era_of(raw), self._eras.current.plan.era
+        if era == present:
+            self._verify(peer, (raw,), fetched=False)
+        elif era > present:
+            self._fetch_rest(peer)
+        elif self._may_tell(peer):
+            self._eras.tell_position(peer)
+
+    def _fetch_rest(self, peer: int) -> None:
+        """A peer is in a later era: it has all that decides ours."""
+        self._core.peer_is_beyond(self.number_of(peer), _now_ms())
+        self._owner.pump_soon()
+
+    def _may_tell(self, peer: int) -> bool:
+        """Once a second."""
+        second = int(self._loop.time())
+        told, self._told[peer] = self._told.get(peer), second
+        return told != second
+
+    def _verify(self, peer: int, raws: Sequence[bytes], *, fetched: bool) -> None:
+        if not self._verification.add_blocks(peer, raws, self._eras.current.rules, fetched=fetched):
+            self._network.pause(peer)
+            self._owner.spawn(self._resume(peer))
+
+    async def _resume(self, peer: int) -> None:
+        await self._verification.drained(peer)
+        if not self.throttled:
+            self._network.resume(peer)
+
+    def _serve(self, peer: int, request: messages.FetchBlocks | messages.FetchLevels) -> None:
+        """Answer a fetch, from memory or else from the store; at most so many bytes a second to one peer."""
+        second = int(self._loop.time())
+        start, served = self._served.get(peer, (second, 0))
+        if start != second:
+            served = 0
+        if served > SERVED_BYTES_PER_SECOND or self._network.queued(peer) > PEER_QUEUE_BYTES // 2:
+            return
+        present = self._eras.current.plan.era
+        raws = [block.raw for block in self._core.blocks_for(request)] if request.era == present else []
+        raws = raws or self._tables.blocks_for(request)
+        self._served[peer] = (second, served + sum(map(len, raws)))
+        # It may hold a block of our own that is not yet synced, so it waits its turn behind that.
+        answer = messages.Blocks(tuple(raws), request.era)
+        self._outbox.put(partial(self.send, peer, answer), durable=False)
+
+    def _submit_for(self, peer: int, payloads: Sequence[bytes]) -> None:
+        """A linked node that makes no blocks wants something committed: it waits its turn like any client."""
+        if peer not in self._submitting and self._core.proposing:
+            self._submitting.add(peer)
+            self._owner.spawn(self._submit_quietly(payloads, f"node {peer}", peer))
+
+    async def _submit_quietly(self, payloads: Sequence[bytes], client: str, peer: int = -1) -> None:
+        try:
+            with contextlib.suppress(NotTakingPart):
+                await self._owner.submit(payloads, client=client)
+        finally:
+            self._submitting.discard(peer)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -93,6 +93,7 @@ def test_a_new_node_follows_the_network(node: Node, tmp_path: Path) -> None:
             return follower.own, follower.core.proposing, follower.status()["mode"]
         finally:
             await follower.stop()
+            await until(lambda: not node.api.validator.network.connected())
 
     assert node.call(follow()) == (None, False, "observing")
     doctor = node.command("doctor", "--json")

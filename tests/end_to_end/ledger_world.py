@@ -203,8 +203,8 @@ class World:
         disks, wanted = Disks(), list(acknowledged)
         for number, store in self.stores():
             for key, _ in store.scan(BLOCKS, b""):
-                slot = int.from_bytes(key[:8]), int.from_bytes(key[8:10])
-                disks.blocks[slot].add(key[10:])
+                slot = int.from_bytes(key[:4]), int.from_bytes(key[4:12]), int.from_bytes(key[12:14])
+                disks.blocks[slot].add(key[14:])
             for key, record in store.scan(COMMITS, b""):
                 disks.commits[int.from_bytes(key)].add(record)
                 disks.heights[number] = max(disks.heights.get(number, 0), int.from_bytes(key))
@@ -218,7 +218,8 @@ class World:
 class Disks:
     """What the validators have on disk, taken together."""
 
-    blocks: defaultdict[tuple[int, int], set[bytes]] = field(default_factory=lambda: defaultdict(set))
+    # (era, level, author) -> digests
+    blocks: defaultdict[tuple[int, int, int], set[bytes]] = field(default_factory=lambda: defaultdict(set))
     commits: defaultdict[int, set[bytes]] = field(default_factory=lambda: defaultdict(set))
     heights: dict[int, int] = field(default_factory=dict)
     missing: dict[int, list[bytes]] = field(default_factory=dict)  # validator -> acknowledged ids without a receipt
@@ -228,24 +229,26 @@ class Disks:
         assert self.commits, "nothing was committed"
         forks = sorted(height for height, records in self.commits.items() if len(records) > 1)
         assert not forks, f"commit records differ at heights {forks[:10]}"
-        assert not self.equivocations(), f"(level, author) with two blocks: {self.equivocations()[:10]}"
+        assert not self.equivocations(), f"(era, level, author) with two blocks: {self.equivocations()[:10]}"
         assert not self.missing, f"acknowledged and lost: { {n: len(ids) for n, ids in self.missing.items()} }"
 
-    def equivocations(self) -> list[tuple[int, int]]:
-        """Levels and authors with more than one block on any disk."""
+    def equivocations(self) -> list[tuple[int, int, int]]:
+        """Eras, levels and authors with more than one block on any disk."""
         return sorted(slot for slot, digests in self.blocks.items() if len(digests) > 1)
 
-    def levels_of(self, author: int) -> list[int]:
-        """Levels at which this validator's blocks are known to anybody."""
-        return sorted(level for level, who in self.blocks if who == author)
+    def levels_of(self, author: int, era: int = 0) -> list[int]:
+        """Levels at which blocks of this member of an era are known to anybody."""
+        return sorted(level for number, level, who in self.blocks if number == era and who == author)
 
 
 @asynccontextmanager
-async def devnet_world(folder: Path, validators: int = 4, *, started: bool = True) -> AsyncIterator[World]:
+async def devnet_world(
+    folder: Path, validators: int = 4, *, started: bool = True, era_length: int | None = None
+) -> AsyncIterator[World]:
     """A new devnet in `folder`, running and past its first commit unless `started` is False."""
     async with AsyncExitStack() as stack:
         base = stack.enter_context(free_base(validators))
-        devnet = network.create_devnet(folder, validators, base_port=base)
+        devnet = network.create_devnet(folder, validators, base_port=base, era_length=era_length)
         genesis = Genesis.from_json(Path(devnet.genesis).read_text(encoding="utf-8"))
         http = await stack.enter_async_context(httpx2.AsyncClient(timeout=2, trust_env=False))
         world = World(folder, devnet, genesis, http)

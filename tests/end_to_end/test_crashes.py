@@ -21,6 +21,7 @@ pytestmark = pytest.mark.long
 
 PAYERS = ("alice", "bob", "provider", "consumer", "faucet")
 CHAOS_FAULTS = 10
+ERA_LENGTH = 60
 PROGRESS = (20, 120)  # payments that are acknowledged while one validator is away
 
 
@@ -53,9 +54,10 @@ async def one_fault(world: World, payments: Payments, choice: random.Random) -> 
     return f"{kind} {victim}"
 
 
-async def test_payments_survive_chaos(tmp_path: Path, run_seed: int) -> None:
+@pytest.mark.timeout(240)
+async def test_payments_survive_chaos_across_eras(tmp_path: Path, run_seed: int) -> None:
     choice = random.Random(run_seed)
-    async with devnet_world(tmp_path / "net") as world:
+    async with devnet_world(tmp_path / "net", era_length=ERA_LENGTH) as world:
         async with flowing(world.genesis, streams(world)) as payments:
             await progress(payments, 50)
             faults = [await one_fault(world, payments, choice) for _ in range(CHAOS_FAULTS)]
@@ -63,6 +65,8 @@ async def test_payments_survive_chaos(tmp_path: Path, run_seed: int) -> None:
         assert all(payments.by_stream[number] for number in range(len(PAYERS))), (payments.by_stream, faults)
         await world.wait_in_step()
         await world.wait_equal_roots()
+        eras = [status["era"] for status in await until(world.statuses, "all to answer")]
+        assert min(eras) >= 3, "the faults are meant to fall on several eras"
         assert await world.stop_all() == [0, 0, 0, 0]
         world.read_disks(payments.acknowledged).check()
 

@@ -12,8 +12,20 @@ from pathlib import Path
 
 from blockcloud.node.resources.challenge import ChallengeParameters, Prover
 from blockcloud.node.resources.examination import serve
+from blockcloud.node.resources.plot import PlotFile, SegmentProof, make_chunk
 from blockcloud.transaction_chain.cloudpos.stake import Resources, StakeClaim
 from tests.node.resource_world import key_of
+
+
+class Forgetful(PlotFile):
+    """Acts as if the chunks from `kept` on were deleted: they are made again when they are asked for."""
+
+    kept = 0
+
+    def read(self, number: int, segment: int) -> SegmentProof:
+        if number >= self.kept:
+            make_chunk(self.node_key, self.seed, number, self.parameters)
+        return super().read(number, segment)
 
 
 async def main() -> None:
@@ -21,6 +33,11 @@ async def main() -> None:
     claim = StakeClaim(Resources(*told["resources"]), 1, bytes.fromhex(told["root"]))
     path = Path(told["path"]) if told["path"] else None
     prover = Prover(claim, key_of(told["number"]), path, ChallengeParameters(), told["cores"])
+
+    if path is not None and told["kept"] is not None:
+        prover.close()
+        Forgetful.kept = told["kept"]
+        prover._plot = Forgetful(path)
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await serve(prover, await reader.readexactly(32), reader, writer)

@@ -101,7 +101,7 @@ def test_damage_is_noticed(tmp_path: Path) -> None:
     content[-1] ^= 1
     path.write_bytes(content)
     plot = PlotFile(path)
-    assert plot.read(2, 0)
+    assert plot.read(2, 0).chunk_root
     with pytest.raises(PlotDamaged) as caught:
         plot.read(3, 0)
     plot.close()

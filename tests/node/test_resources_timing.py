@@ -65,7 +65,15 @@ class Child:
 
 
 @contextlib.contextmanager
-def child(number: int, claim: StakeClaim, path: Path | None = None, cores: tuple[int, ...] = ()) -> Iterator[Child]:
+def child(
+    number: int,
+    claim: StakeClaim,
+    path: Path | None = None,
+    *,
+    cores: tuple[int, ...] = (),
+    kept: int | None = None,
+) -> Iterator[Child]:
+    """A prover in a process of its own; with `kept`, it has only so many of the chunks that it claims."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
     told = {
         "number": number,
@@ -73,6 +81,7 @@ def child(number: int, claim: StakeClaim, path: Path | None = None, cores: tuple
         "root": claim.plot_root.hex(),
         "path": str(path) if path else None,
         "cores": cores,
+        "kept": kept,
     }
     with subprocess.Popen(
         [sys.executable, "-m", "tests.node.resource_child"],
@@ -114,6 +123,24 @@ def test_making_a_chunk_takes_many_times_as_long_as_reading(tmp_path: Path) -> N
     reading, making = median(timed_read() for _ in range(9)), median(timed_making() for _ in range(5))
     plot.close()
     assert making > 8 * reading
+
+
+async def test_a_node_with_half_of_the_storage_it_claims_fails(tmp_path: Path) -> None:
+    """Beside one with all of it, on the same machine at the same time; the majority of three challengers counts."""
+    chunks, claims = 16, []
+    for number in (1, 2):
+        root = make_plot(tmp_path / str(number), key_of(number).public, SEED, chunks, PARAMETERS.plot)
+        claims.append(StakeClaim(Resources(0, chunks * PARAMETERS.plot.chunk_bytes, 0), 1, root))
+    with (
+        child(1, claims[0], tmp_path / "1") as honest,
+        child(2, claims[1], tmp_path / "2", kept=chunks // 2) as half,
+    ):
+        seen = await asyncio.gather(
+            *(node.examined(node.claim, bytes(32), 3, LONG_AGO) for node in (honest, half) for _ in range(3))
+        )
+    storage = [verdicts[1] for verdicts in seen]
+    assert storage[:3].count(Verdict.PASSED) >= 2, storage
+    assert storage[3:].count(Verdict.LATE) >= 2, storage
 
 
 # One quota

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -152,6 +153,22 @@ def test_the_judge_says_what_is_wrong() -> None:
     one.invalid(BLOCK.raw, "some rule")
     with pytest.raises(SafetyBroken, match="invalid block"):
         one.committed(2, commit(), result(), 0)
+
+
+@pytest.mark.parametrize(
+    ("stamp_ms", "levels", "wrong"), [(1, (1, 2), ""), (0, (1, 2), "earlier"), (1, (2,), "before")]
+)
+def test_parents_come_first_and_are_not_later(stamp_ms: int, levels: tuple[int, ...], wrong: str) -> None:
+    builder = DagBuilder(4)
+    builder.add(BlockName(1, 0), [BlockName(0, 0)], timestamp_ms=1)
+    builder.add(BlockName(2, 0), [BlockName(1, 0)], timestamp_ms=stamp_ms)
+    blocks = tuple(builder.blocks[BlockName(level, 0)] for level in levels)
+    one, what = judge(), replace(commit(), blocks=blocks)
+    if not wrong:
+        one.committed(0, what, result(), 0)
+        return
+    with pytest.raises(SafetyBroken, match=f"a committed block .*{wrong}"):
+        one.committed(0, what, result(), 0)
 
 
 def test_a_commit_from_the_future_is_wrong() -> None:

@@ -72,8 +72,11 @@ def test_the_statistic_sees_other_weights() -> None:
 def test_pairs_of_leaders_are_drawn_without_replacement() -> None:
     weights = (1, 2, 3, 4)
     drawn = draws(weights, 2)
-    pairs = list(permutations(range(4), 2))
-    expected = [Fraction(weights[one], 10) * Fraction(weights[other], 10 - weights[one]) for one, other in pairs]
+    pairs: list[tuple[int, ...]] = list(permutations(range(4), 2))
+    expected = [
+        Fraction(weights[one], 10) * Fraction(weights[other], 10 - weights[one])
+        for one, other in permutations(range(4), 2)
+    ]
     assert fits([drawn.count(pair) for pair in pairs], expected)
 
 
@@ -90,7 +93,9 @@ def test_successive_levels_do_not_depend_on_each_other(offset: int) -> None:
     weights = (1, 2, 3, 4)
     leaders = [drawn[0] for drawn in draws(weights, 1)]
     eras = [leaders[at : at + LEVELS] for at in range(0, len(leaders), LEVELS)]
-    pairs = [pair for era in eras for pair in zip(era[offset::2], era[offset + 1 :: 2], strict=False)]
+    pairs: list[tuple[int, ...]] = [
+        pair for era in eras for pair in zip(era[offset::2], era[offset + 1 :: 2], strict=False)
+    ]
     # Five of the 16 cells count as one, for which there is a bound.
     merged = [(0, 0), (0, 1), (1, 0), (0, 2), (2, 0)]
     cells = [cell for cell in product(range(4), repeat=2) if cell not in merged]

@@ -118,7 +118,7 @@ def histories(draw: st.DrawFn) -> tuple[Node, list[CommitRecord]]:
     node = Node(committee(bonds), draw(st.integers(1, min(3, len(bonds)))), draw(st.integers(1, 12)))
     # Everybody is up at every seventh level: something is committed in the end.
     history = History(node, lambda level: members if level % 7 == 0 else spells[level // 5 % len(spells)])
-    records = []
+    records: list[CommitRecord] = []
     for liar in draw(st.lists(st.none() | st.sampled_from(sorted(members)), min_size=1, max_size=60)):
         if liar is not None:
             # Its second block for a level comes with the next commit, maybe long after the first.

@@ -37,6 +37,7 @@ def up(
         int | None, typer.Option(help=f"Number of validator processes; default {VALIDATORS}.")
     ] = None,
     base_port: Annotated[int | None, typer.Option(help="First port; default: the first free range from 8700.")] = None,
+    era_length: Annotated[int | None, typer.Option(help="Commits in an era of a new devnet; default 600.")] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return once it runs, and leave it running.")] = False,
 ) -> None:
     """Start a devnet, a new one or the one that the folder holds, and wait for its first commit."""
@@ -54,7 +55,7 @@ def up(
             return
         with _ending_in_order():
             if devnet is None:
-                devnet = network.create_devnet(folder, validators or VALIDATORS, base_port)
+                devnet = network.create_devnet(folder, validators or VALIDATORS, base_port, era_length)
             network.start_devnet(folder, devnet, launcher)
     with _ending_in_order():
         try:

@@ -40,7 +40,8 @@ DEVNET_FILE: Final = "devnet.json"
 GENESIS_FILE: Final = "genesis.json"
 PORT_STEP: Final = 20
 LARGEST_DEVNET: Final = 40
-BOND_MICRO_BLOC: Final = 1_000 * MICRO_PER_BLOC
+# Ten times what a seat needs: a validator that misses a reveal pays, and keeps its seat.
+BOND_MICRO_BLOC: Final = 10_000 * MICRO_PER_BLOC
 FEES_MICRO_BLOC: Final = 100 * MICRO_PER_BLOC  # what a validator's account starts with
 ACCOUNTS: Final = ("alice", "bob", "provider", "consumer", "faucet")
 HOST: Final = "127.0.0.1"
@@ -83,10 +84,10 @@ class _Place:
     port: int
 
 
-def create_devnet(folder: Path, validators: int, base_port: int | None = None) -> Devnet:
+def create_devnet(folder: Path, validators: int, base_port: int | None = None, era_length: int | None = None) -> Devnet:
     """Write genesis, keys and configurations of a new devnet. Raises BadConfiguration if there is one already.
 
-    `base_port` None takes the first free range from 8700 on.
+    `base_port` None takes the first free range from 8700 on; `era_length` is in commits.
     """
     if not 1 <= validators <= LARGEST_DEVNET:
         raise BadConfiguration(f"a devnet has 1 to {LARGEST_DEVNET} validators", validators=validators)
@@ -99,7 +100,7 @@ def create_devnet(folder: Path, validators: int, base_port: int | None = None) -
         _Place(key, SigningKey.generate(), folder / f"node{i}", base + PORT_STEP * i) for i, key in enumerate(keys)
     ]
     accounts = {name: SigningKey.generate() for name in ACCOUNTS}
-    genesis = _genesis(places, [key.public for key in accounts.values()])
+    genesis = _genesis(places, [key.public for key in accounts.values()], era_length)
     (folder / GENESIS_FILE).write_text(genesis.to_json(), encoding="utf-8")
     for place in places:
         _write_home(place, genesis)
@@ -236,7 +237,7 @@ def poll_until(deadline_s: float, interval_s: float = 0.02) -> Iterator[None]:
         select.select([], [], [], interval_s)
 
 
-def _genesis(places: Sequence[_Place], owners: Sequence[bytes]) -> Genesis:
+def _genesis(places: Sequence[_Place], owners: Sequence[bytes], era_length: int | None) -> Genesis:
     staking = StakingParameters()
     validators = tuple(
         GenesisValidator(
@@ -253,7 +254,9 @@ def _genesis(places: Sequence[_Place], owners: Sequence[bytes]) -> Genesis:
     balances = tuple((owner, share + (rest if i == 0 else 0)) for i, owner in enumerate(owners))
     balances += tuple((place.key.public, FEES_MICRO_BLOC) for place in places)
     parameters = Parameters(leader_slots=min(2, len(places)))
-    return Genesis(
+    if era_length is not None:
+        parameters = msgspec.structs.replace(parameters, era_length=era_length)
+    genesis = Genesis(
         name="devnet",
         time_ms=time.time_ns() // 1_000_000,
         parameters=parameters,
@@ -262,6 +265,8 @@ def _genesis(places: Sequence[_Place], owners: Sequence[bytes]) -> Genesis:
         accounts=balances,
         staking=staking,
     )
+    genesis.check()
+    return genesis
 
 
 def _api(place: _Place) -> str:

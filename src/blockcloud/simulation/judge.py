@@ -4,7 +4,8 @@ Safety, at every moment and whatever fails:
 
 - *agreement*: whatever height two honest members commit, they commit the same and have the same state root;
 - *no double signature*: an honest member never sends two blocks for one level, crashes or not;
-- *validity*: no commit of an honest member contains a block that breaks a rule;
+- *validity*: no commit of an honest member contains a block that breaks a rule, or comes before or without a parent
+  above the collection level, or is earlier than one;
 - *time*: a commit is not later than honest clocks and the tolerance for blocks say;
 - *certificates* verify, never conflict, and say what honest members computed;
 - *evidence*: nobody honest is ever accused.
@@ -55,6 +56,9 @@ class Judge:
         self.not_live = ""
         self._signed: dict[tuple[int, int], BlockReference] = {}
         self._invalid: dict[bytes, str] = {}
+        # Every committed block with its timestamp, and the level of the newest commit that is agreed.
+        self._stamps_ms: dict[BlockReference, int] = {}
+        self._agreed_level = 0
         # Payload -> (member that accepted it, when), until that member loses its memory.
         self._accepted: dict[bytes, tuple[int, int]] = {}
         self._acknowledged: dict[bytes, int] = {}
@@ -85,12 +89,25 @@ class Judge:
             if (rule := self._invalid.get(block.raw)) is not None:
                 raise SafetyBroken("an invalid block is committed", member=member, height=commit.height, rule=rule)
         one = (commit.digest, result.state_root, result.change_digest)
+        if commit.height not in self.agreed:
+            self._check_order(commit)
         other = self.agreed.setdefault(commit.height, one)
         if one != other:
             what = "commits differ" if one[0] != other[0] else "states differ"
             raise SafetyBroken(what, member=member, height=commit.height, level=commit.record.level)
         if commit.record.time_ms > EPOCH_MS + now_ms + COMMIT_AHEAD_MS:
             raise SafetyBroken("a commit is later than honest clocks allow", member=member, height=commit.height)
+
+    def _check_order(self, commit: Commit) -> None:
+        """Every parent of a block that is not collected yet comes before it and is not later."""
+        gc_level = self._agreed_level - self._options.parameters.gc_depth_levels
+        for block in commit.blocks:
+            stamp_ms = self._stamps_ms[block.reference] = block.header.timestamp_ms
+            for parent in block.parents:
+                if parent.level > max(0, gc_level) and self._stamps_ms.get(parent, stamp_ms + 1) > stamp_ms:
+                    what = "is earlier than a parent" if parent in self._stamps_ms else "comes before a parent"
+                    raise SafetyBroken(f"a committed block {what}", height=commit.height, level=block.level)
+        self._agreed_level = commit.record.level
 
     def certified(self, member: int, certificate: Certificate) -> None:
         """An honest member collected a certificate."""

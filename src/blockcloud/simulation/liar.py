@@ -112,9 +112,10 @@ class Liar(SimulatedNode):
         count = self.world.random.randint(2, BLOCKS_A_LEVEL_AT_MOST) if several else 1
         blocks = [block for fork in range(count) if (block := self._build(core, level, clock_ms, fork)) is not None]
         self._statements.clear()
-        # What the others must refuse, the core refuses too, so it never becomes a tip.
+        # What the others must refuse never becomes a tip.
         for block in blocks:
-            core.receive_block(block, self.member, clock_ms)
+            if REFUSED_PAYLOAD not in block.payload:
+                core.receive_block(block, self.member, clock_ms)
         accepted = [block for block in blocks if block.reference in core.dag]
         self._tips = accepted or self._tips
         self._send(blocks)
@@ -135,7 +136,7 @@ class Liar(SimulatedNode):
         if parents is None:
             return None
         stamps = [block.header.timestamp_ms for block in map(core.dag.get, parents) if block is not None]
-        timestamp_ms, too_early = self._timestamp(stamps, clock_ms)
+        timestamp_ms = self._timestamp(stamps, clock_ms, fork)
         payload = self._payload(core)
         header = Header(
             chain_id=CHAIN_ID,
@@ -143,13 +144,11 @@ class Liar(SimulatedNode):
             author=self.member,
             level=level,
             parents=parents,
-            timestamp_ms=timestamp_ms if too_early else timestamp_ms + fork,
+            timestamp_ms=timestamp_ms,
             payload_root=merkle_root(payload),
             statements=tuple(statement.signed for statement in self._statements[-BLOCK_STATEMENTS:]),
         )
         block = sign_block(header, payload, simulated_key(self.member))
-        if too_early:
-            self.world.invalid(self.member, block.raw, "earlier than a parent")
         if REFUSED_PAYLOAD in payload:
             self.world.invalid(self.member, block.raw, "payload that the machine refuses")
         return block
@@ -190,16 +189,16 @@ class Liar(SimulatedNode):
         slot = core.dag.slot(old, author)
         return slot[-1].reference if slot and old < level - 1 else None
 
-    def _timestamp(self, stamps: list[int], clock_ms: int) -> tuple[int, bool]:
-        """(the timestamp, whether it is earlier than a parent's)."""
+    def _timestamp(self, stamps: list[int], clock_ms: int, fork: int) -> int:
+        """The timestamp beside those of the parents; earlier than one of them is against the rules."""
         latest = max(stamps, default=0)
         if Lie.TIME not in self.lies or self._chance(20):
-            return max(latest, clock_ms), False
+            return max(latest, clock_ms) + fork
         kind = self.world.random.choice(("least", "most", "far", "early"))
         if kind == "early" and latest > 0:
-            return latest - self.world.random.choice((1, latest)), True
+            return latest - self.world.random.choice((1, latest))
         ahead = {"most": CLOCK_AHEAD_MS - 50, "far": 10 * CLOCK_AHEAD_MS}.get(kind, -clock_ms)
-        return max(latest, clock_ms + ahead), False
+        return max(latest, clock_ms + ahead) + fork
 
     def _payload(self, core: Core) -> tuple[bytes, ...]:
         """Some of its own, sometimes what another's block carries already, sometimes what is refused."""

@@ -1,0 +1,86 @@
+"""The how-to for validators, typed in the order in which it stands there, on a small devnet of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shlex
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blockcloud.node.devnet import free_port
+from tests.docs.documents import ROOT, command_lines
+
+pytestmark = pytest.mark.long
+
+STEP_SECONDS = 60
+HOW_TO = ROOT / "docs" / "how-to" / "become-a-validator.md"
+
+
+def steps(api_port: int) -> list[str]:
+    """The commands as written, but for the ports, which may be in use here, and a smaller network."""
+    text = "\n".join(command_lines(HOW_TO, "blockcloud"))
+    text = text.replace("8901", str(api_port + 1)).replace("8900", str(api_port))
+    return text.replace("--validators 4", "--validators 1").splitlines()
+
+
+@asynccontextmanager
+async def running(folder: Path, line: str) -> AsyncIterator[Process]:
+    """A command of the how-to in `folder`; ended at the latest when the block is left."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("BLOCKCLOUD_")}
+    arguments = ["-m", *shlex.split(line)]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *arguments, cwd=folder, env=environment, stdout=PIPE, stderr=PIPE
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(STEP_SECONDS):
+            await process.communicate()
+
+
+async def run(folder: Path, line: str) -> Any:
+    """The JSON that a command prints, which must end well."""
+    async with running(folder, f"{line} --json") as process, asyncio.timeout(STEP_SECONDS):
+        output, messages = await process.communicate()
+    assert process.returncode == 0, f"{line}: {messages.decode()}"
+    return json.loads(output)
+
+
+async def until(folder: Path, line: str, condition: Callable[[Any], bool]) -> None:
+    """Ask again until the answer is as it should become; a node that starts does not answer at once."""
+    async with asyncio.timeout(STEP_SECONDS):
+        while True:
+            async with running(folder, f"{line} --json") as process:
+                output, _ = await process.communicate()
+            if process.returncode == 0 and condition(json.loads(output)):
+                return
+
+
+async def test_the_how_to_for_validators_works_as_written(tmp_path: Path) -> None:
+    api_port = free_port()
+    up, init, node, status, pay, bond, show, unbond, withdraw, down = steps(api_port)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(run, tmp_path, down)
+        await run(tmp_path, up)
+        home = await run(tmp_path, init)
+        await stack.enter_async_context(running(tmp_path, node))
+        await until(tmp_path, status, lambda report: report["height"] > 0 and report["mode"] == "observing")
+        assert (await run(tmp_path, pay.replace("ADDRESS", home["address"])))["code"] == "ok"
+        assert (await run(tmp_path, bond))["address"] == home["address"]
+        await until(tmp_path, show, lambda report: [entry["era"] for entry in report["ready"]] == [report["era"] + 1])
+        assert (await run(tmp_path, show))["bond"] == "1050"
+        assert (await run(tmp_path, unbond))["code"] == "ok"
+        async with running(tmp_path, withdraw) as process, asyncio.timeout(STEP_SECONDS):
+            _, messages = await process.communicate()
+        assert "[nothing_to_withdraw]" in messages.decode(), "some eras later it can be withdrawn"

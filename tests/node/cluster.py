@@ -45,6 +45,7 @@ def make_genesis(count: int, era_length: int = 600) -> Genesis:
             leader_timeout_ms=150,
             gc_depth_levels=GC_DEPTH,
             era_length=era_length,
+            leader_table_period=min(100, (era_length - 1) // 4),
         ),
         naming=NamingParameters(),
         validators=tuple(

@@ -35,9 +35,21 @@ Scenario = Callable[[], Coroutine[None, None, None]]
 def run(request: pytest.FixtureRequest) -> Callable[[Scenario], None]:
     def start(scenario: Scenario) -> None:
         with asyncio.Runner(loop_factory=request.param) as runner:
-            runner.run(asyncio.wait_for(scenario(), 30))
+            runner.run(asyncio.wait_for(closing_all(scenario), 30))
 
     return start
+
+
+started: list[Network] = []
+
+
+async def closing_all(scenario: Scenario) -> None:
+    """Also when it fails: the loop could not be closed while sockets are open."""
+    try:
+        await scenario()
+    finally:
+        while started:
+            await started.pop().close()
 
 
 @dataclass
@@ -99,6 +111,7 @@ async def start(
         on_connected=lambda peer: up.append(number(peer)),
         on_lost=lambda peer: down.append(number(peer)),
     )
+    started.append(network)
     node = Node(network, frames=frames, up=up, down=down)
     node.port = await network.start(members[index].host, members[index].port)
     network.know(members if known is None else known)
@@ -445,8 +458,10 @@ def test_a_link_outlives_the_roles_of_its_ends(run: Callable[[Scenario], None], 
                 node.network.know(present)
                 node.network.broadcast(b"new roles of %d" % position)
             await until(lambda: all(len(node.frames) == 4 for node in nodes))
-            for node in nodes:
+            for number, node in enumerate(nodes):
                 node.frames.clear()
+                roles = {other: node.peer(other).address for other in every[number]}
+                assert roles == {other: members[other] if members[other] in present else None for other in roles}
         assert [{number: nodes[i].peer(number).link for number in every[i]} for i in range(3)] == links
         assert [sorted(node.up) for node in nodes] == every
         assert all(node.down == [] for node in nodes)

@@ -61,7 +61,7 @@ def era_genesis(staking: StakingParameters = STAKING, members: int = MEMBERS, on
     accounts[0] = (accounts[0][0], GENESIS_SUPPLY_MICRO_BLOC - spare)
     return replace(
         base,
-        parameters=Parameters(checkpoint_period=7, era_length=ERA_LENGTH),
+        parameters=Parameters(checkpoint_period=7, era_length=ERA_LENGTH, leader_table_period=5),
         staking=staking,
         accounts=tuple(accounts),
         validators=tuple(

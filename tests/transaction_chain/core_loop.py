@@ -142,6 +142,7 @@ class Loop:
             linearised=[reference for reference in node.order() if reference.level > gc_level],
             blocks=[block for block in blocks if block.level > gc_level],
             own_level=None if forget_own_level else max(own, default=0),
+            records=node.records,
         )
         node.mempool = Mempool()
         node.core = make_core(

@@ -41,7 +41,8 @@ def test_work_cuts_the_idle_wait_short() -> None:
 
 
 def test_many_missed_levels_are_not_waited_for() -> None:
-    assert pacing().due_ms(500, 9_000, busy=True, leads=False) == 9_020
+    """And who missed them is a little ahead of a quorum that keeps its pace, or it would be too late for ever."""
+    assert pacing().due_ms(500, 9_000, busy=True, leads=False) == 9_015
 
 
 def test_leaders_that_could_be_a_quorum_pace_themselves() -> None:
@@ -59,5 +60,6 @@ def test_early_and_missed_blocks_do_not_add_up(steps: list[tuple[bool, int]], bu
         level += levels
         since_ms = 1_000 + (level - 1) * pace_ms
         due_ms = pace.due_ms(level, since_ms, busy=busy, leads=leads)
-        assert due_ms >= 1_000 + (level - leads) * pace_ms
+        early_ms = pace_ms if leads else pace_ms // 4 if levels > 1 else 0
+        assert due_ms >= 1_000 + level * pace_ms - early_ms
         pace.proposed(level, since_ms, max(since_ms, due_ms), busy=busy)

@@ -58,7 +58,7 @@ class Node:
         return weights is not None
 
     def leads(self, member: int) -> bool:
-        return self.reputation.standing.weights[member] > 0
+        return self.reputation.leads(member)
 
 
 @dataclass

@@ -255,7 +255,8 @@ def _genesis(places: Sequence[_Place], owners: Sequence[bytes], era_length: int 
     balances += tuple((place.key.public, FEES_MICRO_BLOC) for place in places)
     parameters = Parameters(leader_slots=min(2, len(places)))
     if era_length is not None:
-        parameters = msgspec.structs.replace(parameters, era_length=era_length)
+        period = min(parameters.leader_table_period, max(1, (era_length - 1) // 4))
+        parameters = msgspec.structs.replace(parameters, era_length=era_length, leader_table_period=period)
     genesis = Genesis(
         name="devnet",
         time_ms=time.time_ns() // 1_000_000,

@@ -159,23 +159,14 @@ class LedgerTables:
         blocks = [parse_own(raw) for _, raw in found]
         if height == start.height and not blocks and own_level == 0:
             return None
-        return Recovered(last, self._linearised(height, start.height, gc_level), blocks, own_level)
+        records = [self._record(number) for number in range(start.height + 1, height + 1)]
+        linearised = [item for record in records for item in record.blocks if item.level > gc_level]
+        return Recovered(last, linearised, blocks, own_level, records)
 
     def commit_digest(self, height: int) -> tuple[bytes, int]:
         """Digest and time (ms) of the commit at `height`; height 0 is the genesis. Raises StorageFault."""
         record = self._record(height)
         return record.digest(), record.time_ms
-
-    def _linearised(self, height: int, start_height: int, gc_level: int) -> list[BlockReference]:
-        """The blocks above `gc_level` that the era's commits up to `height` have brought."""
-        found: list[BlockReference] = []
-        while height > start_height:
-            record = self._record(height)
-            if record.level <= gc_level:
-                break
-            found += [reference for reference in record.blocks if reference.level > gc_level]
-            height -= 1
-        return found
 
     def _record(self, height: int) -> CommitRecord:
         data = self.commit_bytes(height)

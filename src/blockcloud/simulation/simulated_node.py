@@ -331,4 +331,4 @@ def recover(store: Store, member: int, parameters: Parameters) -> Recovered:
     blocks = [parse_own(value) for _, value in store.scan("blocks", b"")]
     own_level = max((block.level for block in blocks if block.author == member), default=0)
     above = [block for block in blocks if block.level > gc_level]
-    return Recovered(last_commit=last, linearised=linearised, blocks=above, own_level=own_level)
+    return Recovered(last_commit=last, linearised=linearised, blocks=above, own_level=own_level, records=records)

@@ -47,6 +47,7 @@ from blockcloud.transaction_chain.mempool import Mempool
 from blockcloud.transaction_chain.messages import ANSWER_BYTES, BlockMessage, FetchBlocks, FetchLevels, Message
 from blockcloud.transaction_chain.pacing import Pacing
 from blockcloud.transaction_chain.parameters import Parameters
+from blockcloud.transaction_chain.reputation import Reputation
 from blockcloud.transaction_chain.suspension import HeldBack, Suspension
 from blockcloud.transaction_chain.threshold_clock import ThresholdClock
 
@@ -87,12 +88,13 @@ class Ready:
 class Recovered:
     """What the store knows after a restart. `blocks`: all above the collection level of the last commit, in any order;
     `linearised`: those of them that commits have brought; `own_level`: the highest level we ever signed, or None if
-    that is not known."""
+    that is not known; `records`: all commits of the era, in order, from which the leader table follows."""
 
     last_commit: CommitRecord
     linearised: Collection[BlockReference]
     blocks: Sequence[Block]
     own_level: int | None
+    records: Iterable[CommitRecord] = ()
 
 
 class Core:
@@ -141,6 +143,7 @@ class Core:
         self._key = key
         self._mempool = mempool
         self._schedule = LeaderSchedule(committee, parameters.leader_slots, beacon)
+        self._reputation = Reputation(committee, self._schedule, parameters.leader_table_period)
         self._committer = Committer(committee, self._schedule)
         self._clock = ThresholdClock(committee, now_ms)
         self._pacing = Pacing(committee, parameters, 0, now_ms)
@@ -374,18 +377,19 @@ class Core:
             self._may_decide = False
             decisions = self._committer.decide(self.dag, self._decided_level)
             for level, slots in groupby(decisions, key=lambda decision: decision.level):
-                if not self.ended:
-                    self._close_level(level, list(slots))
+                if self._close_level(level, list(slots)):
+                    break
             if decisions:
                 self._accept(self._suspension.collect(self.dag.gc_level), now_ms)
 
-    def _close_level(self, level: int, slots: list[Decision]) -> None:
+    def _close_level(self, level: int, slots: list[Decision]) -> bool:
+        """Output a decided level. True: what was decided about higher ones does not hold any more."""
         leaders = [slot.block for slot in slots if slot.block is not None]
         self.leaders_committed += len(leaders)
         self.leaders_skipped += sum(slot.status is SlotStatus.SKIP for slot in slots)
         self._decided_level = level
         if not leaders:
-            return
+            return False
         blocks = linearise(self.dag, leaders, self._linearised, self.dag.gc_level, self._beacon)
         record = CommitRecord(
             era=self._era,
@@ -407,6 +411,17 @@ class Core:
         if record.height == self._last_height:
             self.ended = True
             self._mempool.era_ended()
+            return True
+        return self._changes_table(record)
+
+    def _changes_table(self, record: CommitRecord) -> bool:
+        """Count a commit for the leader table. True: other members lead from the next level on, so decide anew."""
+        weights = self._reputation.committed(record)
+        if weights is None:
+            return False
+        self._schedule.use_weights(record.level + 1, weights)
+        self._may_decide = True
+        return True
 
     def _collect(self, level: int) -> None:
         """Drop what the next commit can no longer bring. A function of the commit alone, never of local time."""
@@ -512,6 +527,8 @@ class Core:
     def _recover(self, recovered: Recovered, now_ms: int) -> None:
         """Take up where the store ends: the same DAG gives the same commits, and our own blocks keep their levels."""
         self.last_commit = recovered.last_commit
+        for record in recovered.records:
+            self._changes_table(record)
         if recovered.last_commit.level:
             self._last_digest = recovered.last_commit.digest()
         self._decided_level = recovered.last_commit.level

@@ -11,6 +11,9 @@ if it had come at its time, and a level that others finished without us counts a
 lead adds up: over many levels nobody is ahead of one level a pace. That bounds the pace of all as long as every quorum
 has a member that does not lead. Where the leaders of a level could be a quorum among themselves (few members, or few
 heavy ones) they stay a quarter of the pace ahead and no more.
+
+Whoever missed the level before, after a restart for one, is ahead by a quarter of the pace too. A quorum that keeps its
+pace would otherwise always be one message delay earlier, and go on without it for good once it leads no more.
 """
 
 from __future__ import annotations
@@ -34,16 +37,22 @@ class Pacing:
 
     def proposed(self, level: int, since_ms: int, now_ms: int, *, busy: bool) -> None:
         """We made our block of `level`."""
-        self._scheduled_ms = max(now_ms, self.due_ms(level, since_ms, busy=busy, leads=False))
+        self._scheduled_ms = max(now_ms, self._in_time_ms(level, since_ms, self._pace_ms(busy)))
         self._level = level
 
     def due_ms(self, level: int, since_ms: int, *, busy: bool, leads: bool) -> int:
         """When our block of `level` may come, which is possible since `since_ms`; `leads`: we are a leader of it."""
-        pace_ms = self._parameters.pacing_busy_ms if busy else self._parameters.pacing_idle_ms
+        pace_ms = self._pace_ms(busy)
+        in_time_ms = self._in_time_ms(level, since_ms, pace_ms)
+        if leads and not self._leaders_can_be_quorum:
+            return in_time_ms - min(pace_ms, LEAD_BUSY_PACES * self._parameters.pacing_busy_ms)
+        missed = level > self._level + 1
+        return in_time_ms - (pace_ms // 4 if leads or missed else 0)
+
+    def _pace_ms(self, busy: bool) -> int:
+        return self._parameters.pacing_busy_ms if busy else self._parameters.pacing_idle_ms
+
+    def _in_time_ms(self, level: int, since_ms: int, pace_ms: int) -> int:
+        """When the block of `level` is due for somebody who is neither ahead nor behind."""
         # The second term matters when work arrives, or when we missed many levels: the schedule then counts no more.
-        due_ms = min(self._scheduled_ms + pace_ms * (level - self._level), since_ms + pace_ms)
-        if not leads:
-            return due_ms
-        if self._leaders_can_be_quorum:
-            return due_ms - pace_ms // 4
-        return due_ms - min(pace_ms, LEAD_BUSY_PACES * self._parameters.pacing_busy_ms)
+        return min(self._scheduled_ms + pace_ms * (level - self._level), since_ms + pace_ms)

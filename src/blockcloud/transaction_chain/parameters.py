@@ -19,6 +19,7 @@ class Parameters(Struct, frozen=True):
     checkpoint_period: int = 10
     alarm_period: int = 200
     era_length: int = 600
+    leader_table_period: int = 100
 
     def check(self, members: int) -> None:
         """Raise BadConfiguration unless the relations between the values hold for a committee of `members`."""
@@ -28,6 +29,7 @@ class Parameters(Struct, frozen=True):
             (self.leader_timeout_ms > self.pacing_busy_ms, "the leader timeout is above the pacing"),
             (self.gc_depth_levels > 2 * WAVE_LENGTH, "the gc depth is above two waves"),
             (self.checkpoint_period >= 1, "a checkpoint comes every commit at the most"),
+            (1 <= self.leader_table_period < self.era_length, "the leader table changes within an era"),
             (self.alarm_period > 4 * self.checkpoint_period, "the alarm waits for more than four checkpoints"),
         )
         for holds, reason in relations:

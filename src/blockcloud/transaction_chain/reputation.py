@@ -92,6 +92,12 @@ class Reputation:
         self._begin_period()
         return weights if changed else None
 
+    def leads(self, member: int) -> bool:
+        """Whether `member` is in the table now. Who is not should make its blocks without pacing, as a leader does:
+        nobody waits for it, so where the others alone are a quorum it could be jumped over at every level, and would
+        never be seen to be back."""
+        return self.standing.weights[member] > 0
+
     def scores(self) -> tuple[tuple[int, int], ...]:
         """The score of each member since the last table, as numerator and denominator."""
         slots = zip(self._presence, self._committed, self._led, strict=True)

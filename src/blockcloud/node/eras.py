@@ -65,6 +65,11 @@ class Arrival:
         certificate = self._collector.certificate(self.statement)
         return certificate is not None and self._keep(certificate)
 
+    @property
+    def conflicts(self) -> list[tuple[SignedStatement, SignedStatement]]:
+        """Pairs of different statements that one member signed about the end of its era."""
+        return list(self._collector.conflicts.values())
+
     def take(self, certificate: Certificate) -> bool:
         """Take the certificate that somebody sent; whether it was news. Raises a PeerFault if it is not one."""
         if self.certificate is not None or certificate.statement != self.statement:

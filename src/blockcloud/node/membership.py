@@ -29,6 +29,7 @@ from blockcloud.service_chain.operations import (
     ReportEquivocation,
     Reveal,
     SignedHeader,
+    statement_place,
 )
 from blockcloud.service_chain.records import Candidate
 from blockcloud.service_chain.staking import reveal_number, with_onion_of
@@ -121,12 +122,15 @@ class Membership:
                 if self._is_news(offence_id(EQUIVOCATION, era.plan.era, accused, first.level)):
                     signer = seats[first.author].consensus_key
                     yield ReportEquivocation(_signed(first, signer), _signed(second, signer))
-        accused_of = {seat.consensus_key: seat.node_key for seat in seats}
-        for one, other in era.certification.collector.conflicts:
-            accused, statement = accused_of[one.signer], one.statement
-            if accused != self._node_key.public and self._is_news(
-                offence_id(statement.kind, statement.era, accused, statement.height)
-            ):
+        conflicts = list(era.certification.collector.conflicts)
+        if era.arrival is not None:
+            conflicts += era.arrival.conflicts
+        for one, other in conflicts:
+            _, kind, number, height = statement_place(one.statement)
+            plan = self._chain.plan_of(number)
+            accused_of = {seat.consensus_key: seat.node_key for seat in plan.seats} if plan is not None else {}
+            accused = accused_of.get(one.signer, self._node_key.public)
+            if accused != self._node_key.public and self._is_news(offence_id(kind, number, accused, height)):
                 yield ReportConflict(one, other)
 
     def _is_news(self, offence: bytes) -> bool:

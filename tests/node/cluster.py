@@ -27,7 +27,7 @@ FOR_FEES = 10_000_000
 GC_DEPTH = 16
 LINK_PORT = 9_000
 API_PORT = 9_100
-KEYS = sorted((SigningKey(bytes([number + 1]) * 32) for number in range(4)), key=lambda key: key.public)
+KEYS = sorted((SigningKey(bytes([number + 1]) * 32) for number in range(5)), key=lambda key: key.public)
 USERS = [SigningKey(bytes([100 + number]) * 32) for number in range(8)]
 
 

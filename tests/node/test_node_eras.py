@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from msgspec.structs import replace
+
+from blockcloud.node.validator import Validator
 from blockcloud.primitives import codec
 from blockcloud.primitives.keys import SigningKey
+from blockcloud.primitives.merkle import merkle_root
 from blockcloud.service_chain.operations import Bond
+from blockcloud.transaction_chain.block import sign_block
 from blockcloud.transaction_chain.commit import COMMIT_BYTES, CommitRecord
+from blockcloud.transaction_chain.messages import BlockMessage, encode_message
 from tests.node.cluster import BOND, KEYS, USERS, Cluster, cluster, until
 
 ERA_LENGTH = 24
@@ -90,3 +96,30 @@ async def test_a_newcomer_syncs_bonds_and_writes_blocks(tmp_path: Path) -> None:
         (result,) = await newcomer.submit(net.transfers(2, 1), wait=True, timeout_s=20)
         assert result.status == "committed"
         assert not any(one.core.evidence for one in [newcomer, *net.running.values()])
+
+
+async def test_a_member_that_signs_twice_is_slashed_and_leaves(tmp_path: Path) -> None:
+    """The others see two blocks of one level, report them on the ledger, and go on without the liar."""
+    async with cluster(tmp_path, count=5, era_length=100) as net:
+        liar = net.running[4]
+        assert liar.own is not None
+        block = liar.core._own_recent[-1]
+        header = replace(block.header, timestamp_ms=block.header.timestamp_ms + 1, payload_root=merkle_root(()))
+        liar.network.broadcast(encode_message(BlockMessage(sign_block(header, (), KEYS[4]).raw)))
+        others = [net.running[index] for index in range(4)]
+        await until(lambda: all(in_jail(one, liar.node_key) for one in others))
+        candidate = others[0].chain.candidate(liar.node_key)
+        assert candidate is not None
+        assert candidate.offences == 1
+        assert candidate.bond == BOND * 95 // 100
+        await until(lambda: min(one.era for one in others) >= 2, 60)
+        plan = others[0].chain.plan_of(2)
+        assert plan is not None
+        assert {seat.node_key for seat in plan.seats} == {key.public for key in KEYS[:4]}
+        (result,) = await others[0].submit(net.transfers(0, 1), wait=True, timeout_s=20)
+        assert result.status == "committed"
+
+
+def in_jail(one: Validator, node_key: bytes) -> bool:
+    candidate = one.chain.candidate(node_key)
+    return candidate is not None and candidate.jailed

@@ -5,7 +5,7 @@ at which the cores would do nothing but verify each transfer once at every valid
 
 Peak: a fixed number of batches in flight, each sent when one before it has been answered (closed loop), in three
 windows whose median counts. Overload: batches sent at twice the peak's rate whatever comes back (open loop); what is
-answered `busy` is sent again later.
+answered `busy` is sent again later. Many: as the peak, with ten transfers under each signature.
 Transfers are signed before the clock starts.
 """
 
@@ -41,7 +41,9 @@ FUNDING_MICRO_BLOC: Final = 1_000_000_000
 FEE_LIMIT: Final = 100_000_000
 FOREVER: Final = 2**40
 WARM_UP_SECONDS: Final = 5.0
+MANY: Final = 10  # transfers under one signature
 WINDOWS: Final = 3  # the figures at the peak are the medians of so many windows
+DRAIN_SECONDS: Final = 120.0
 OVERLOAD_BATCHES: Final = 400  # unanswered batches at the most: a client has only so many connections
 HEADERS: Final = {"accept": "application/msgpack", "content-type": "application/msgpack"}
 WAIT: Final = "/v1/transactions?wait=committed&timeout=20000"
@@ -58,7 +60,7 @@ class Tally:
     seconds: float = 0.0
     cpu_s: float = 0.0  # of all validators together
     client_cpu_s: float = 0.0
-    levels: int = 0
+    commits: int = 0
 
     @property
     def rate(self) -> float:
@@ -74,7 +76,7 @@ class Tally:
             "p50_ms": round(cuts[9] * 1000),
             "p95_ms": round(cuts[18] * 1000),
             "seconds": round(self.seconds, 1),
-            "levels_per_s": round(self.levels / self.seconds, 1) if self.seconds else 0.0,
+            "commits_per_s": round(self.commits / self.seconds, 1) if self.seconds else 0.0,
             "client_cpu_us_per_transfer": round(self.client_cpu_s / max(self.committed, 1) * 1e6, 1),
             "validators_cpu_us_per_transfer": round(self.cpu_s / max(self.committed, 1) * 1e6, 1),
         }
@@ -93,18 +95,24 @@ class Load:
         limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
         self._clients = [httpx2.AsyncClient(base_url=url, timeout=30, limits=limits, headers=HEADERS) for url in urls]
         self._turn = 0
+        self.transfers = 1  # under one signature; change it only while nothing signed is left
 
     def sign(self, count: int) -> None:
-        """Have at least `count` signed transfers ready."""
+        """Have at least `count` signed transactions ready."""
         number = len(self._accounts)
-        while len(self._signed) + len(self._again) < count:
+        while self.left < count:
             i = self._next % number
             key, receiver = self._accounts[i], self._accounts[(i * 7_919 + 1) % number]
-            transfer = Transfer(receiver.public, 1)
-            body = TransactionBody(self._chain_id, key.public, 0, self._laps[i], FOREVER, FEE_LIMIT, (transfer,))
+            transfers = (Transfer(receiver.public, 1),) * self.transfers
+            body = TransactionBody(self._chain_id, key.public, 0, self._laps[i], FOREVER, FEE_LIMIT, transfers)
             self._signed.append(sign_transaction(body, key))
             self._laps[i] += 1
             self._next += 1
+
+    @property
+    def left(self) -> int:
+        """Signed transactions that wait to be sent, or sent again."""
+        return len(self._signed) + len(self._again)
 
     def take(self) -> list[bytes]:
         """The next batch: first what was answered busy, so that no account's sequence overtakes itself."""
@@ -128,7 +136,7 @@ class Load:
             status = item["status"]
             if status == "committed":
                 if now <= end:
-                    tally.committed += 1
+                    tally.committed += self.transfers
                     tally.latencies_s.append(now - start)
             elif status == "busy":
                 tally.busy += 1
@@ -242,10 +250,26 @@ class Phases:
     warm_up: Tally
     peaks: list[Tally]
     overload: Tally
+    many: list[Tally]
 
     @property
     def peak_rate(self) -> float:
         return median(peak.rate for peak in self.peaks)
+
+
+async def _windows(load: Load, devnet: Devnet, seconds: float, expected: float, in_flight: int) -> list[Tally]:
+    """Closed loops one after another, `seconds` in all; `expected` transactions a second are signed ahead."""
+    api, pids = devnet.validators[0].api, [validator.pid for validator in devnet.validators]
+    tallies = []
+    for _ in range(WINDOWS):
+        load.sign(int(expected * 1.6 * seconds / WINDOWS) + 5_000)
+        before_s, client_s, height = cpu_seconds(pids), time.process_time(), status(api)["height"]
+        tally = await closed_loop(load, seconds / WINDOWS, in_flight)
+        tally.cpu_s = cpu_seconds(pids) - before_s
+        tally.client_cpu_s = time.process_time() - client_s
+        tally.commits = status(api)["height"] - height
+        tallies.append(tally)
+    return tallies
 
 
 async def _load_phases(
@@ -254,23 +278,19 @@ async def _load_phases(
     genesis = Genesis.from_json(Path(devnet.genesis).read_text(encoding="utf-8"))
     urls = [validator.api for validator in devnet.validators]
     payers = [SigningKey.load(Path(account.key_file)) for account in devnet.accounts]
-    pids = [validator.pid for validator in devnet.validators]
     await fund(urls, genesis.chain_id(), payers, accounts)
     load = Load(genesis.chain_id(), accounts, urls, connections=OVERLOAD_BATCHES)
     try:
         load.sign(30_000)
         warm_up = await closed_loop(load, WARM_UP_SECONDS, in_flight)
-        peaks = []
-        for _ in range(WINDOWS):
-            load.sign(int(warm_up.rate * 1.6 * seconds / WINDOWS) + 5_000)
-            before_s, client_s, level = cpu_seconds(pids), time.process_time(), status(urls[0])["level"]
-            peaks.append(await closed_loop(load, seconds / WINDOWS, in_flight))
-            peaks[-1].cpu_s = cpu_seconds(pids) - before_s
-            peaks[-1].client_cpu_s = time.process_time() - client_s
-            peaks[-1].levels = status(urls[0])["level"] - level
-        phases = Phases(warm_up, peaks, Tally())
+        peaks = await _windows(load, devnet, seconds, warm_up.rate, in_flight)
+        phases = Phases(warm_up, peaks, Tally(), [])
         load.sign(int(phases.peak_rate * 2.1 * overload_seconds) + 5_000)
         phases.overload = await open_loop(load, overload_seconds, 2 * phases.peak_rate, at_most=OVERLOAD_BATCHES)
+        while load.left:  # what is signed and not committed would block its account
+            await closed_loop(load, DRAIN_SECONDS, in_flight)
+        load.transfers = MANY
+        phases.many = await _windows(load, devnet, seconds / 2, phases.peak_rate, in_flight)
         return phases
     finally:
         await load.close()
@@ -307,6 +327,11 @@ def run(
             "windows": [peak.report() for peak in phases.peaks],
             "warm_up": phases.warm_up.report(),
             "overload": phases.overload.report(),
+            "many_per_signature": {
+                "transfers_per_signature": MANY,
+                "committed_per_s": round(median(window.rate for window in phases.many)),
+                "windows": [window.report() for window in phases.many],
+            },
             "first_commit_s": round(first_commit_s, 2),
             "idle": idle,
             "checkpoints": [each["checkpoint"] for each in statuses],

@@ -230,12 +230,14 @@ class ServiceChain:
         return self.get(file_key(service_file_hash)) is not None
 
     def history(self, name: str, limit: int = HISTORY_ENTRIES) -> list[tuple[int, NameRecord]]:
-        """The last `limit` changes of a name as (height, record from then on), oldest first."""
+        """The last `limit` changes of a name as (height, record from then on), oldest first; none from before the
+        snapshot that this node began with."""
         entries: list[tuple[int, NameRecord]] = []
         record = self.name(name)
         while record is not None and len(entries) < min(limit, HISTORY_ENTRIES):
             entries.append((record.changed_height, record))
-            record = self.name(name, record.previous_height) if record.previous_height else None
+            previous = record.previous_height
+            record = self.name(name, previous) if previous and previous >= self._state.oldest else None
         return entries[::-1]
 
     @property

@@ -52,7 +52,8 @@ _HEIGHT_BYTES: Final = 8
 _HEIGHT_MAX: Final = 2 ** (8 * _HEIGHT_BYTES) - 1
 _ROW_HEAD_BYTES: Final = _HEIGHT_BYTES + 2
 _encode = msgspec.msgpack.Encoder().encode
-_decode_keys = msgspec.msgpack.Decoder(list[bytes]).decode
+# The keys in a row of `changes`.
+decode_changes = msgspec.msgpack.Decoder(list[bytes]).decode
 
 
 def changes_digest(height: int, changes: Mapping[bytes, bytes | None]) -> bytes:
@@ -61,15 +62,42 @@ def changes_digest(height: int, changes: Mapping[bytes, bytes | None]) -> bytes:
 
 
 def _digest(height: int, items: list[tuple[bytes, bytes | None]]) -> bytes:
-    return tagged_hash("state-changes", _height(height) + _encode(items))
+    return tagged_hash("state-changes", height_bytes(height) + _encode(items))
 
 
-def _height(height: int) -> bytes:
+def height_bytes(height: int) -> bytes:
+    """A height as it stands in the keys of rows."""
     return height.to_bytes(_HEIGHT_BYTES)
 
 
 def _inverted(height: int) -> bytes:
     return (_HEIGHT_MAX - height).to_bytes(_HEIGHT_BYTES)
+
+
+def history_key(hashed_key: bytes, height: int) -> bytes:
+    """Where `history` has the value that a key got at `height`."""
+    return hashed_key + _inverted(height)
+
+
+def latest_row(height: int, key: bytes, value: bytes) -> bytes:
+    """The row of `latest` for a key that got its value at `height`."""
+    return height_bytes(height) + len(key).to_bytes(2) + key + value
+
+
+def latest_entry(row: bytes) -> tuple[int, bytes, bytes]:
+    """The height, key and value in a row of `latest`."""
+    middle = _ROW_HEAD_BYTES + (row[8] << 8 | row[9])
+    return int.from_bytes(row[:_HEIGHT_BYTES]), row[_ROW_HEAD_BYTES:middle], row[middle:]
+
+
+def value_at(store: Store, hashed_key: bytes, height: int) -> bytes | None:
+    """The value that a key had after the commit at `height`, or None, as far back as `store` knows."""
+    if height < 0:
+        return None
+    start, stop = hashed_key + _inverted(height), hashed_key + _inverted(0) + b"\0"
+    for _, value in store.scan(HISTORY, start, stop, limit=1):
+        return value or None
+    return None
 
 
 class VersionedState:
@@ -90,6 +118,8 @@ class VersionedState:
         # Views of older checkpoints, by height; good until the tree changes.
         self._pasts: dict[int, Past] = {}
         self._height = -1
+        # The height from which on values are known: 0, or that of the snapshot that this state began with.
+        self.oldest = next((int.from_bytes(height) for height, _ in store.scan(ROOTS, b"", limit=1)), 0)
         self._tree = self._recovered()
 
     @property
@@ -98,7 +128,7 @@ class VersionedState:
         return max(self._height, self.checkpoint_height)
 
     @property
-    def checkpoint_height(self) -> int:
+    def checkpointheight_bytes(self) -> int:
         """The newest checkpoint; -1 before the first."""
         return next(reversed(self._roots), -1)
 
@@ -112,17 +142,23 @@ class VersionedState:
         return self._values.get(key)
 
     def get_at(self, key: bytes, height: int) -> bytes | None:
-        """The value `key` had after the commit at `height`, or None."""
-        return self._value_at(key_hash(key), height)
+        """The value `key` had after the commit at `height`, or None. Raises Pruned below `oldest`."""
+        if 0 <= height < self.oldest:
+            raise Pruned(height=height, oldest=self.oldest)
+        return value_at(self._store, key_hash(key), height)
 
     def changes_at(self, height: int) -> list[bytes]:
-        """The keys that the commit at `height` changed, sorted."""
-        row = self._store.get(CHANGES, _height(height))
-        return [] if row is None else _decode_keys(row)
+        """The keys that the commit at `height` changed, sorted. Raises Pruned up to where a snapshot was imported."""
+        if self.oldest and 0 <= height <= self.oldest:
+            raise Pruned(height=height, oldest=self.oldest + 1)
+        row = self._store.get(CHANGES, height_bytes(height))
+        return [] if row is None else decode_changes(row)
 
     def root_at(self, height: int) -> bytes:
-        """The root of the checkpoint at `height`. Raises NotACheckpoint."""
-        root = self._roots.get(height) or self._store.get(ROOTS, _height(height))
+        """The root of the checkpoint at `height`. Raises NotACheckpoint, or Pruned below `oldest`."""
+        if 0 <= height < self.oldest:
+            raise Pruned(height=height, oldest=self.oldest)
+        root = self._roots.get(height) or self._store.get(ROOTS, height_bytes(height))
         if root is None:
             raise NotACheckpoint(height=height, newest=self.checkpoint_height)
         return root
@@ -143,7 +179,7 @@ class VersionedState:
         self._values.update(changes)
         known, hash_of = self._hashed_keys.young.get, self._hashed_keys.get
         hashed_keys = [known(key) or hash_of(key) for key, _ in items]
-        version, inverted = _height(height), _inverted(height)
+        version, inverted = height_bytes(height), _inverted(height)
         heads = {length: version + length.to_bytes(2) for length in dict.fromkeys([len(key) for key, _ in items])}
         batch.writes += [
             (LATEST, hashed_key, None if value is None else heads[len(key)] + key + value)
@@ -167,13 +203,13 @@ class VersionedState:
         replaced = self._tree.update(_leaves(self._dirty))
         self._dirty, self._pasts = {}, {}
         if replaced and self._roots:
-            batch.put(UNDO, _height(height), encode_undo(tops, replaced))
+            batch.put(UNDO, height_bytes(height), encode_undo(tops, replaced))
         self._roots[height] = root = self._tree.root()
-        batch.put(ROOTS, _height(height), root)
+        batch.put(ROOTS, height_bytes(height), root)
         if len(self._roots) > self._retained_checkpoints:
             del self._roots[next(iter(self._roots))]
             # Nothing older than this one can be proved, so what it replaced is of no more use.
-            batch.delete(UNDO, _height(next(iter(self._roots))))
+            batch.delete(UNDO, height_bytes(next(iter(self._roots))))
         return root
 
     def prove(self, key: bytes, height: int) -> bytes:
@@ -192,7 +228,7 @@ class VersionedState:
             path = self._past(height).path(hashed_key)
         if path.hashed_key is None:
             return encode_proof(hashed_key, path, b"")
-        value = self._value_at(path.hashed_key, height)
+        value = value_at(self._store, path.hashed_key, height)
         if value is None:
             raise StateCorrupt("a leaf has no value", height=height, key_hash=path.hashed_key.hex())
         return encode_proof(hashed_key, path, value_hash(value))
@@ -200,7 +236,7 @@ class VersionedState:
     def _past(self, height: int) -> Past:
         """The tree as it was at an older checkpoint. Raises Pruned if the undo records since are not all there."""
         if height not in self._pasts:
-            start, stop = _height(height + 1), _height(self.checkpoint_height + 1)
+            start, stop = height_bytes(height + 1), height_bytes(self.checkpoint_height + 1)
             records = UndoRecords([row for _, row in self._store.scan(UNDO, start, stop)])
             past = Past(self._tree, records.tops(), records.leaves)
             if past.root() != self._roots[height]:
@@ -214,26 +250,18 @@ class VersionedState:
         row = self._store.get(LATEST, key_hash(key))
         return None if row is None else row[_ROW_HEAD_BYTES + len(key) :]
 
-    def _value_at(self, hashed_key: bytes, height: int) -> bytes | None:
-        if height < 0:
-            return None
-        start, stop = hashed_key + _inverted(height), hashed_key + _inverted(0) + b"\0"
-        for _, value in self._store.scan(HISTORY, start, stop, limit=1):
-            return value or None
-        return None
-
     def _recovered(self) -> Tree:
         """The tree as of the last checkpoint; what changed since is dirty again."""
-        store, last = self._store, _height(_HEIGHT_MAX)
+        store, last = self._store, height_bytes(_HEIGHT_MAX)
         newest = list(store.scan(ROOTS, last, reverse=True, limit=self._retained_checkpoints))
         self._roots = {int.from_bytes(height): root for height, root in reversed(newest)}
         checkpoint = self.checkpoint_height
         for height, _ in store.scan(CHANGES, last, reverse=True, limit=1):
             self._height = int.from_bytes(height)
-        for _, row in store.scan(CHANGES, _height(checkpoint + 1)):
-            self._dirty.update((key_hash(key), self._stored_value(key)) for key in _decode_keys(row))
+        for _, row in store.scan(CHANGES, height_bytes(checkpoint + 1)):
+            self._dirty.update((key_hash(key), self._stored_value(key)) for key in decode_changes(row))
         tree = Tree.of(self._records())
-        tree.update(_leaves({hashed_key: self._value_at(hashed_key, checkpoint) for hashed_key in self._dirty}))
+        tree.update(_leaves({hashed_key: value_at(store, hashed_key, checkpoint) for hashed_key in self._dirty}))
         expected = self._roots.get(checkpoint, ZERO)
         if tree.root() != expected:
             raise StateCorrupt(checkpoint=checkpoint, root=tree.root().hex(), expected=expected.hex())

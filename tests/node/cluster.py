@@ -161,8 +161,9 @@ class Cluster:
 
 
 @asynccontextmanager
-async def cluster(folder: Path, count: int = 4, era_length: int = 600) -> AsyncIterator[Cluster]:
-    made = Cluster(folder, make_genesis(count, era_length))
+async def cluster(folder: Path, count: int = 4, era_length: int = 600, *, spare: int = 0) -> AsyncIterator[Cluster]:
+    """`count` validators that run, in a genesis that names `spare` more."""
+    made = Cluster(folder, make_genesis(count + spare, era_length))
     try:
         for index in range(count):
             made.initialise(index)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
+import pytest
 from msgspec.structs import replace
 
+from blockcloud.node.succession import UnsupportedProtocol
 from blockcloud.node.validator import Validator
 from blockcloud.primitives import codec
 from blockcloud.primitives.keys import SigningKey
@@ -123,3 +126,23 @@ async def test_a_member_that_signs_twice_is_slashed_and_leaves(tmp_path: Path) -
 def in_jail(one: Validator, node_key: bytes) -> bool:
     candidate = one.chain.candidate(node_key)
     return candidate is not None and candidate.jailed
+
+
+async def test_a_quorum_that_can_run_a_new_version_gets_it_and_old_programs_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four of five weigh a quorum. The fifth is not upgraded: it stops at the boundary rather than guess the rules."""
+    monkeypatch.setattr(Validator, "protocol_version", 2)
+    async with cluster(tmp_path, count=4, spare=1, era_length=100) as net:
+        monkeypatch.setattr(Validator, "protocol_version", 1)
+        net.initialise(4)
+        old = await net.start(4)
+        with pytest.raises(UnsupportedProtocol, match="needed=2"):
+            await asyncio.wait_for(old.failed(), 60)
+        plans = [net.running[0].chain.plan_of(era) for era in (1, 2)]
+        assert [plan.protocol_version for plan in plans if plan is not None] == [1, 2]
+        assert old.halted
+        others = [net.running[index] for index in range(4)]
+        await until(lambda: all(one.era >= 2 and one.eras.current.certified for one in others))
+        (result,) = await others[0].submit(net.transfers(0, 1), wait=True, timeout_s=20)
+        assert result.status == "committed"

@@ -387,3 +387,27 @@ def test_bond_needs_addresses_and_the_minimum() -> None:
     assert ledger.do(5, Unbond(1)) == "ok"
     assert ledger.do(5, Unbond(MINIMUM)) == "ok"
     assert ledger.candidate(5).unbonding == ((3, MINIMUM + 1),)
+
+
+def signal(ledger: EraLedger, versions: dict[int, int]) -> int:
+    """Get ready with these protocol versions, and end the era; the version of the next one."""
+    era = ledger.plan.era + 1
+    for node, version in versions.items():
+        assert ledger.do(node, Ready(era, era_key_of(node, era).public, version)) == "ok"
+    return ledger.end_era().protocol_version
+
+
+def test_a_new_version_runs_after_a_quorum_could_at_two_ends() -> None:
+    ledger = EraLedger()
+    assert signal(ledger, {0: 3, 1: 2, 2: 2, 3: 1}) == 1, "once is not enough"
+    assert signal(ledger, {0: 2, 1: 3, 2: 2, 3: 1}) == 2, "three of four weigh a quorum"
+    assert signal(ledger, {0: 1, 1: 1, 2: 1, 3: 1}) == 2, "it never goes back"
+
+
+def test_less_than_a_quorum_and_a_quorum_at_one_end_change_nothing() -> None:
+    ledger = EraLedger()
+    assert signal(ledger, {0: 2, 1: 2, 2: 1, 3: 1}) == 1
+    assert signal(ledger, {0: 2, 1: 2, 2: 2, 3: 1}) == 1
+    assert signal(ledger, {0: 2, 1: 2, 2: 1, 3: 1}) == 1
+    assert signal(ledger, {0: 2, 1: 2, 2: 2, 3: 1}) == 1
+    assert signal(ledger, {0: 2, 1: 2, 2: 2, 3: 2}) == 2

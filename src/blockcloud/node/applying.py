@@ -22,6 +22,7 @@ from typing import Final
 from blockcloud.node.ledger_tables import LedgerTables
 from blockcloud.node.storage import RECEIPTS
 from blockcloud.primitives import codec
+from blockcloud.primitives.errors import Busy
 from blockcloud.primitives.limits import STATE_VALUE_BYTES
 from blockcloud.primitives.storage import Batch, Store
 from blockcloud.service_chain.genesis import Genesis
@@ -32,6 +33,7 @@ from blockcloud.transaction_chain.commit import Commit
 from blockcloud.transaction_chain.machine import Result
 
 JOIN_SECONDS: Final = 30
+REPLACING_MS: Final = 2_000  # when to ask again
 INLINE_PAYLOADS: Final = 16  # about 0.5 ms
 
 
@@ -45,13 +47,25 @@ class SharedChain(ServiceChain):
         super().__init__(genesis, store)
         self.applied_height = self.height
         self.tree_lock = threading.Lock()
+        self.replacing = False  # a snapshot takes the place of the state: there is nothing to ask
+
+    def reload(self) -> None:
+        """Go on from the store, whose state was replaced. Takes seconds for a million keys. Raises StateCorrupt."""
+        with self.tree_lock:
+            super().reload()
+            self.applied_height = self.height
+            self.replacing = False
 
     def get(self, key: bytes, height: int | None = None) -> bytes | None:
         """The value of a state key after the commit at `height`, or after the last applied one."""
+        if self.replacing:
+            raise Busy("the state is being replaced by a newer one", retry_after_ms=REPLACING_MS)
         return super().get(key, self.applied_height if height is None else height)
 
     def prove(self, key: bytes, height: int) -> bytes:
         """As `ServiceChain.prove`; waits while a checkpoint changes the tree."""
+        if self.replacing:
+            raise Busy("the state is being replaced by a newer one", retry_after_ms=REPLACING_MS)
         with self.tree_lock:
             return super().prove(key, height)
 

@@ -23,6 +23,7 @@ from blockcloud.primitives.certificates import CERTIFICATE_BYTES, Certificate
 from blockcloud.primitives.errors import BadConfiguration, StorageFault
 from blockcloud.primitives.storage import Batch, Store
 from blockcloud.service_chain.genesis import Genesis
+from blockcloud.service_chain.handover import Handover
 from blockcloud.transaction_chain.block import Block, BlockReference, parse_own
 from blockcloud.transaction_chain.commit import COMMIT_BYTES, CommitRecord, EraStart, genesis_record
 from blockcloud.transaction_chain.core import Recovered
@@ -91,6 +92,11 @@ class LedgerTables:
         batch.put(META, HANDOVER + _number(era), codec.encode(certificate))
         self._store.write(batch, sync=False)
 
+    def put_handovers(self, handovers: Iterable[Handover], batch: Batch) -> None:
+        """Add hand-overs that somebody sent, and that were verified, to a batch."""
+        for one in handovers:
+            batch.put(META, HANDOVER + _number(one.plan.era), codec.encode(one.certificate))
+
     def handover(self, era: int) -> Certificate | None:
         """The certificate of the hand-over into `era`."""
         data = self._store.get(META, HANDOVER + _number(era))
@@ -152,23 +158,28 @@ class LedgerTables:
         own_level = None
         if consensus_key is not None and self.may_sign(consensus_key):
             stored = self._store.get(META, OWN_LEVEL)
-            own_level = int.from_bytes(stored[4:]) if stored is not None and stored[:4] == _era(era) else 0
-        last = self._record(height) if height > start.height else start.record(era)
+            if stored is None or stored[:4] < _era(era):
+                own_level = 0
+            elif stored[:4] == _era(era):
+                own_level = int.from_bytes(stored[4:])
+            # Else we signed in a later era already, and what in this one is not known any more: only observe.
+        last = self.record(height) if height > start.height else start.record(era)
         gc_level = max(0, last.level - self._genesis.parameters.gc_depth_levels)
         found = self._store.scan(BLOCKS, _era(era) + _number(gc_level + 1), _era(era + 1))
         blocks = [parse_own(raw) for _, raw in found]
         if height == start.height and not blocks and own_level == 0:
             return None
-        records = [self._record(number) for number in range(start.height + 1, height + 1)]
+        records = [self.record(number) for number in range(start.height + 1, height + 1)]
         linearised = [item for record in records for item in record.blocks if item.level > gc_level]
         return Recovered(last, linearised, blocks, own_level, records)
 
     def commit_digest(self, height: int) -> tuple[bytes, int]:
         """Digest and time (ms) of the commit at `height`; height 0 is the genesis. Raises StorageFault."""
-        record = self._record(height)
+        record = self.record(height)
         return record.digest(), record.time_ms
 
-    def _record(self, height: int) -> CommitRecord:
+    def record(self, height: int) -> CommitRecord:
+        """The commit record at `height`. Raises StorageFault."""
         data = self.commit_bytes(height)
         if data is None:
             raise StorageFault("a commit record is missing", height=height)

@@ -46,7 +46,8 @@ log = structlog.get_logger()
 
 
 class Membership:
-    """Belongs to the event loop's thread. `submit` hands a signed transaction to whoever can get it committed."""
+    """Belongs to the event loop's thread. `submit` hands a signed transaction to whoever can get it committed;
+    `version` is the highest protocol version that this node can run."""
 
     def __init__(
         self,
@@ -55,10 +56,11 @@ class Membership:
         node_key: SigningKey,
         onion: HashOnion | None,
         *,
+        version: int,
         submit: Callable[[bytes], None],
     ) -> None:
         self._chain, self._keys, self._node_key, self._onion = chain, keys, node_key, onion
-        self._submit = submit
+        self._submit, self._version = submit, version
         self._under_way: tuple[int, float] | None = None  # sequence, since when
         self._next_key: tuple[int, SigningKey] | None = None  # era, its key
 
@@ -95,7 +97,7 @@ class Membership:
         ready = any(number == following for number, _ in candidate.keys)
         worthy = not candidate.jailed and candidate.bond >= staking.minimum_bond
         if worthy and not ready and height < freeze_height(era.plan, length, staking):
-            yield Ready(following, self._key_of(following).public)
+            yield Ready(following, self._key_of(following).public, self._version)
         if era.own is not None and height in beacon_window(era.plan, length, staking):
             yield from self._reveal(era.plan.era, candidate)
         yield from self._evidence(era)

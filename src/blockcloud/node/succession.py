@@ -17,6 +17,7 @@ from blockcloud.node.consensus_keys import ConsensusKeys
 from blockcloud.node.eras import Era, open_era
 from blockcloud.node.ledger_tables import LedgerTables
 from blockcloud.primitives.certificates import Certificate, SignedStatement
+from blockcloud.primitives.errors import LocalFault
 from blockcloud.transaction_chain.era import EraPlan
 from blockcloud.transaction_chain.mempool import Mempool
 from blockcloud.transaction_chain.messages import Certified, Message, Position, Statement
@@ -24,10 +25,18 @@ from blockcloud.transaction_chain.messages import Certified, Message, Position, 
 log = structlog.get_logger()
 
 
+class UnsupportedProtocol(LocalFault):
+    """From this era on the ledger follows rules that this program does not know."""
+
+    code = "unsupported_protocol"
+    hint = "Install a newer version; the data stays as it is."
+
+
 class Succession:
     """The present era of one node. Belongs to the event loop's thread.
 
-    `send(peer, message)` with peer None sends to all that are linked.
+    `send(peer, message)` with peer None sends to all that are linked; `version` is the highest protocol version that
+    this node can run. An era of a higher one is not opened: UnsupportedProtocol.
     """
 
     def __init__(
@@ -38,11 +47,12 @@ class Succession:
         node_key: bytes,
         mempool: Mempool,
         *,
+        version: int,
         send: Callable[[int | None, Message], None],
         now_ms: int,
     ) -> None:
         self._chain, self._tables, self._keys, self._node_key = chain, tables, keys, node_key
-        self._mempool, self._send = mempool, send
+        self._mempool, self._version, self._send = mempool, version, send
         # Statements about the end of our era that came before we reached it, the last of each signer.
         self._early: dict[bytes, SignedStatement] = {}
         self.current = self._open(chain.plan, now_ms)
@@ -98,6 +108,8 @@ class Succession:
         self._send(peer, self._position())
 
     def _open(self, plan: EraPlan, now_ms: int) -> Era:
+        if plan.protocol_version > self._version:
+            raise UnsupportedProtocol(era=plan.era, needed=plan.protocol_version, supported=self._version)
         return open_era(
             plan,
             chain=self._chain,

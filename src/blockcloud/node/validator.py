@@ -42,6 +42,7 @@ from blockcloud.primitives.keys import SigningKey
 from blockcloud.primitives.limits import APPLY_QUEUE_COMMITS, BLOCK_OPERATIONS
 from blockcloud.routing.replication import RoutingCore
 from blockcloud.routing.store import RoutingTable
+from blockcloud.service_chain.eras import SUPPORTED_VERSION
 from blockcloud.service_chain.genesis import Genesis
 from blockcloud.service_chain.proven import ProvenValue
 from blockcloud.service_chain.state import NotACheckpoint
@@ -70,6 +71,9 @@ class Validator:
     answers queries. Raises BadConfiguration or StorageFault.
     """
 
+    # The highest protocol version that this node can run.
+    protocol_version = SUPPORTED_VERSION
+
     def __init__(self, config: NodeConfig, genesis: Genesis, key: SigningKey) -> None:
         self.config, self.genesis, self._key = config, genesis, key
         self._loop = asyncio.get_running_loop()
@@ -92,11 +96,14 @@ class Validator:
             self.keys,
             self._key.public,
             self.mempool,
+            version=self.protocol_version,
             send=self._send,
             now_ms=_now_ms(),
         )
         onion = read_onion(self.config.onion_path, genesis.staking.onion_length)
-        self.membership = Membership(self.chain, self.keys, self._key, onion, submit=self._submit_own)
+        self.membership = Membership(
+            self.chain, self.keys, self._key, onion, version=self.protocol_version, submit=self._submit_own
+        )
         self.routing_table = RoutingTable(self.store)
         self.routing = RoutingCore(self.routing_table, self.chain.is_announced, self.chain.instance_keys)
         self.submissions = Submissions()

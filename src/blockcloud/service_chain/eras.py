@@ -21,6 +21,9 @@ enough are left.
 few more; then the key has been erased and its signatures prove nothing any more. Somebody may name a key that he saw in
 another's `Ready` on its way; the other one's is refused then, and it names another. That costs the thief his own Ready.
 
+*Upgrades.* With `Ready` a candidate says which protocol version it can run. When a quorum of the next committee could
+run a higher one at the ends of two eras in a row, the era after them runs it.
+
 *Beacon.* beacon(e + 1) = H(beacon(e), e, sorted reveals of era e). DESIGN sections 3.3 and 3.4.
 """
 
@@ -32,6 +35,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from blockcloud.primitives import codec
+from blockcloud.primitives.certificates import quorum_weight
 from blockcloud.primitives.hash_onion import verify_reveal
 from blockcloud.primitives.hashes import tagged_hash
 from blockcloud.service_chain.accounts import NO_EVENTS, Context, Event
@@ -44,6 +48,7 @@ from blockcloud.service_chain.records import (
     EraTally,
     FrozenCandidates,
     Reveals,
+    Upgrade,
 )
 from blockcloud.service_chain.rejections import (
     BondBelowMinimum,
@@ -72,6 +77,7 @@ from blockcloud.service_chain.state_keys import (
     FROZEN_KEY,
     REVEALS_KEY,
     TALLY_KEY,
+    UPGRADE_KEY,
     candidate_key,
     consensus_key_use_key,
     era_key,
@@ -79,6 +85,8 @@ from blockcloud.service_chain.state_keys import (
 from blockcloud.service_chain.working_state import WorkingState
 from blockcloud.transaction_chain.era import EraPlan, Seat
 
+# The highest protocol version that this code can run.
+SUPPORTED_VERSION: Final = 1
 # Ready candidates written down at a freeze, the highest bonds: a full committee and as many again that may move up.
 FROZEN_MAX: Final = 256
 # Eras beyond the unbonding time for which the use of a consensus key is remembered.
@@ -130,7 +138,9 @@ def apply_ready(state: WorkingState, sender: bytes, operation: Ready, context: C
     keys = (*candidate.keys, (operation.era, key))
     for _, old in keys[:-remembered]:
         forget_key(state, old)
-    put_candidate(state, sender, replace(candidate, keys=keys[-remembered:]))
+    put_candidate(
+        state, sender, replace(candidate, keys=keys[-remembered:], protocol_version=operation.protocol_version)
+    )
     return [("ready", sender)]
 
 
@@ -193,12 +203,13 @@ def begin_next_era(state: WorkingState, context: Context) -> EraPlan:
     plan = context.plan
     reveals = state.get(REVEALS_KEY, Reveals)
     assert reveals is not None, "the genesis and each era's end write the reveals"
+    seats = _next_seats(state, context)
     following = EraPlan(
         era=plan.era + 1,
         first_height=context.height + 1,
         beacon=next_beacon(plan.beacon, plan.era, reveals.values),
-        protocol_version=PROTOCOL_VERSION,
-        seats=_next_seats(state, context),
+        protocol_version=_next_version(state, plan.protocol_version, seats),
+        seats=seats,
     )
     place, none = era_key(following.era), (0,) * len(following.seats)
     state.get(place, EraPlan)
@@ -229,6 +240,26 @@ def _next_seats(state: WorkingState, context: Context) -> tuple[Seat, ...]:
         return tuple(seats[: staking.committee_size])
     kept = tuple(seat for seat in present if not _offender(state, seat.node_key))
     return kept if len(kept) >= fewest else present
+
+
+def _next_version(state: WorkingState, present: int, seats: tuple[Seat, ...]) -> int:
+    """The protocol version of the next era: the highest that members of a quorum could run at this era's end and at the
+    one before. It never goes back."""
+    able = []
+    for seat in seats:
+        candidate = state.get(candidate_key(seat.node_key), Candidate)
+        able.append((candidate.protocol_version if candidate is not None else PROTOCOL_VERSION, seat.bond))
+    weight, quorum = 0, quorum_weight(sum(bond for _, bond in able))
+    agreed = PROTOCOL_VERSION
+    for version, bond in sorted(able, reverse=True):
+        weight += bond
+        if weight >= quorum:
+            agreed = version
+            break
+    before = state.get(UPGRADE_KEY, Upgrade)
+    if before is None or before.protocol_version != agreed:
+        state.put(UPGRADE_KEY, Upgrade(agreed))
+    return max(present, min(agreed, before.protocol_version if before is not None else PROTOCOL_VERSION))
 
 
 def _seat(node_key: bytes, consensus_key: bytes, bond: int, candidate: Candidate) -> Seat:

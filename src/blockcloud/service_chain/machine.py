@@ -49,6 +49,7 @@ from blockcloud.transaction_chain.machine import Result
 META: Final = "meta"
 HEIGHT_KEY: Final = b"height"
 CHECKPOINT_KEY: Final = b"checkpoint"
+CHAIN_KEY: Final = b"chain"
 CHECKPOINT_BYTES: Final = 256
 HISTORY_ENTRIES: Final = 1_000
 
@@ -74,6 +75,11 @@ class _Checkpoint(Struct, frozen=True):
     root: bytes
 
 
+def encode_checkpoint(height: int, commit_digest: bytes, root: bytes) -> bytes:
+    """The last checkpoint as it is stored."""
+    return codec.encode(_Checkpoint(height, commit_digest, root))
+
+
 class ServiceChain:
     """The state machine of `genesis` over `store`: recovered if the store has a height, else begun from the genesis.
 
@@ -85,11 +91,18 @@ class ServiceChain:
         self.chain_id = genesis.chain_id()
         self._store = store
         self._parsed = ParsedTransactions()
-        self._state = VersionedState(store)
+        self._load()
+
+    def reload(self) -> None:
+        """Begin anew with what the store holds now, after its state was replaced by a snapshot. Raises StateCorrupt."""
+        self._load()
+
+    def _load(self) -> None:
+        self._state = VersionedState(self._store)
         self._working = WorkingState(self._state.get)
         self.height = 0
         self.checkpoint: tuple[int, bytes, bytes] | None = None
-        stored_height = store.get(META, HEIGHT_KEY)
+        stored_height = self._store.get(META, HEIGHT_KEY)
         if stored_height is None:
             self._begin()
         else:
@@ -293,12 +306,12 @@ class ServiceChain:
         root = self._state.checkpoint(0, batch)
         self._note_checkpoint(_Checkpoint(0, self._genesis_digest(), root), batch)
         batch.put(META, HEIGHT_KEY, bytes(8))
-        batch.put(META, b"chain", self.chain_id)
+        batch.put(META, CHAIN_KEY, self.chain_id)
         self._store.write(batch, sync=True)
 
     def _recover(self, height: int) -> None:
         """Continue where the store stopped."""
-        if self._store.get(META, b"chain") != self.chain_id:
+        if self._store.get(META, CHAIN_KEY) != self.chain_id:
             raise WrongGenesis(chain=self.chain_id.hex()[:16])
         self.height = height
         stored = self._store.get(META, CHECKPOINT_KEY)

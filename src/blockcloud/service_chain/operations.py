@@ -158,10 +158,12 @@ class Withdraw(Struct, frozen=True, tag=42):
 
 
 class Ready(Struct, frozen=True, tag=43):
-    """Be a candidate for the committee of `era`, the next one, in which `consensus_key` will sign."""
+    """Be a candidate for the committee of `era`, the next one, in which `consensus_key` will sign. `protocol_version`
+    is the highest that this node can run."""
 
     era: Number
     consensus_key: Key
+    protocol_version: Annotated[int, Meta(ge=1, le=NUMBER_MAX)] = 1
 
 
 class Reveal(Struct, frozen=True, tag=44):

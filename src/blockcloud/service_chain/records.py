@@ -86,6 +86,7 @@ class Candidate(Struct, frozen=True):
     next_onion_start: int = 0
     jailed_era: int = -1  # the era in which it was jailed; -1: it is not
     offences: int = 0  # proven lies so far
+    protocol_version: int = 1  # the highest it said it can run
 
     @property
     def jailed(self) -> bool:
@@ -122,6 +123,12 @@ class FrozenCandidates(Struct, frozen=True):
 
     era: int
     entries: tuple[tuple[bytes, bytes, int], ...]
+
+
+class Upgrade(Struct, frozen=True):
+    """The protocol version that a quorum of the next committee could run, as of the last era's end."""
+
+    protocol_version: int
 
 
 class EraTally(Struct, frozen=True):
@@ -172,5 +179,6 @@ Record = (
     | FrozenCandidates
     | EraTally
     | Reveals
+    | Upgrade
     | Offence
 )

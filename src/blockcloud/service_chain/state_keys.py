@@ -13,6 +13,7 @@ CANDIDATES_KEY: Final = b"V"
 FROZEN_KEY: Final = b"Z"
 TALLY_KEY: Final = b"T"
 REVEALS_KEY: Final = b"R"
+UPGRADE_KEY: Final = b"U"
 
 
 def account_key(public_key: bytes) -> bytes:

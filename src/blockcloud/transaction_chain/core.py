@@ -313,12 +313,15 @@ class Core:
         while waiting:
             block, source = waiting.popleft()
             reference = block.reference
-            if not self._suspension.is_wanted(reference) and self._slot_is_full(block):
-                continue
-            if not self._is_later_than_parents(block):
-                self._complain(source, InvalidBlock("a parent has a later timestamp", level=block.level))
-                self._suspension.rejected(reference)
-                continue
+            # What another block links stands: its author could tell no better, having collected what we still have.
+            if not self._suspension.is_wanted(reference):
+                if self._slot_is_full(block):
+                    continue
+                if not self._is_later_than_parents(block):
+                    if source == block.author:
+                        fault = InvalidBlock("a parent has a later timestamp", level=block.level)
+                        self._complain(source, fault)
+                    continue
             self._insert(block, now_ms)
             self._ready.persist.append(block)
             waiting.extend(self._suspension.accepted(reference))

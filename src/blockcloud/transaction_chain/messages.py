@@ -15,6 +15,7 @@ from blockcloud.primitives import codec
 from blockcloud.primitives.certificates import Certificate, SignedStatement
 from blockcloud.primitives.codec import Struct
 from blockcloud.primitives.errors import Malformed
+from blockcloud.primitives.hashes import DIGEST_BYTES
 from blockcloud.primitives.limits import (
     BLOCK_BYTES,
     COMMIT_RANGE,
@@ -31,8 +32,19 @@ ANSWER_BYTES = FRAME_BYTES - 64 * 1024
 
 SUBMITTED_PAYLOADS = 4
 
+# Hand-overs in one answer; the sender also keeps to HANDOVERS_BYTES.
+ANSWER_HANDOVERS = 64
+HANDOVERS_BYTES = 1024 * 1024
+RAW_HANDOVER_BYTES = 256 * 1024
+SNAPSHOT_OFFERS = 4
+SNAPSHOT_PIECES = 65_537
+SNAPSHOT_PIECE_BYTES = 4 * 1024 * 1024
+
 Payload: TypeAlias = Annotated[bytes, Meta(min_length=1, max_length=TRANSACTION_BYTES)]
 Era: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Digest: TypeAlias = Annotated[bytes, Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
+Piece: TypeAlias = Annotated[int, Meta(ge=0, lt=SNAPSHOT_PIECES)]
+RawHandover: TypeAlias = Annotated[bytes, Meta(min_length=1, max_length=RAW_HANDOVER_BYTES)]
 RawBlock: TypeAlias = Annotated[bytes, Meta(min_length=1, max_length=BLOCK_BYTES)]
 
 
@@ -98,8 +110,56 @@ class Submit(Struct, frozen=True, tag=9):
     payloads: Annotated[tuple[Payload, ...], Meta(min_length=1, max_length=SUBMITTED_PAYLOADS)]
 
 
+class FetchHandovers(Struct, frozen=True, tag=10):
+    """Please send the hand-overs into the eras from `first` on, and say which snapshots you have."""
+
+    first: Era
+
+
+class SnapshotOffer(Struct, frozen=True):
+    """The snapshot with which `era` begins, and the digest of its manifest."""
+
+    era: Era
+    manifest: Digest
+
+
+class Handovers(Struct, frozen=True, tag=11):
+    """The answer: hand-overs one after another, opaque here, as many as fit; empty if none are known."""
+
+    first: Era
+    raws: Annotated[tuple[RawHandover, ...], Meta(max_length=ANSWER_HANDOVERS)]
+    snapshots: Annotated[tuple[SnapshotOffer, ...], Meta(max_length=SNAPSHOT_OFFERS)]
+
+
+class FetchSnapshot(Struct, frozen=True, tag=12):
+    """Please send a piece of the snapshot with this manifest: 0 is the manifest itself, chunks count from 1."""
+
+    manifest: Digest
+    piece: Piece
+
+
+class SnapshotPiece(Struct, frozen=True, tag=13):
+    """The answer; `data` is empty if the sender does not have it."""
+
+    manifest: Digest
+    piece: Piece
+    data: Annotated[bytes, Meta(max_length=SNAPSHOT_PIECE_BYTES)]
+
+
 Message: TypeAlias = (
-    BlockMessage | FetchBlocks | FetchLevels | Blocks | Statement | Routing | Position | Certified | Submit
+    BlockMessage
+    | FetchBlocks
+    | FetchLevels
+    | Blocks
+    | Statement
+    | Routing
+    | Position
+    | Certified
+    | Submit
+    | FetchHandovers
+    | Handovers
+    | FetchSnapshot
+    | SnapshotPiece
 )
 
 

@@ -98,16 +98,6 @@ class Suspension:
                 released.append((entry.block, entry.source))
         return released
 
-    def rejected(self, reference: BlockReference) -> None:
-        """Drop everything that descends from a block that will never be accepted."""
-        waiting = [reference]
-        while waiting:
-            wanted = self._wanted.pop(waiting.pop(), None)
-            for child in wanted.children if wanted is not None else ():
-                if child in self._suspended:
-                    self._remove(child)
-                    waiting.append(child)
-
     def collect(self, gc_level: int) -> list[tuple[Block, int]]:
         """Parents at or below `gc_level` are missed no more. Returns the blocks that this lets go."""
         released: list[tuple[Block, int]] = []

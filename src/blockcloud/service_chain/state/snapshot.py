@@ -32,8 +32,9 @@ from blockcloud.service_chain.state.specification import (
     node_hash,
     value_hash,
 )
-from blockcloud.service_chain.state.tables import CHANGES, HISTORY, LATEST, ROOTS, STATE_TABLES
+from blockcloud.service_chain.state.tables import CHANGES, HISTORY, LATEST, ROOTS, STATE_TABLES, UNDO
 from blockcloud.service_chain.state.versioned import (
+    OLDEST_KEY,
     decode_changes,
     height_bytes,
     history_key,
@@ -176,7 +177,9 @@ class _Ahead:
     def take_fitting(self, high: bytes | None) -> list[Entry] | None:
         """The entries before `high` (None: all that are left), or None if they are too many for a chunk."""
         read = self._read
-        while not self._ended and self._bytes <= CHUNK_BYTES and not (read and high is not None and read[-1][0] >= high):
+        while not self._ended and self._bytes <= CHUNK_BYTES:
+            if read and high is not None and read[-1][0] >= high:
+                break
             entry = next(self._entries, None)
             if entry is None:
                 self._ended = True
@@ -268,3 +271,4 @@ def put_entries(height: int, entries: Iterable[Entry], batch: Batch) -> None:
 def put_root(height: int, root: bytes, batch: Batch) -> None:
     """Make `height` the oldest and only checkpoint. Opening the state then compares it with the tree of the values."""
     batch.put(ROOTS, height_bytes(height), root)
+    batch.put(UNDO, OLDEST_KEY, height_bytes(height))

@@ -16,6 +16,7 @@ Tables (heights are 8 bytes, big-endian; kh is the key's hash):
     history   kh, inverted height       the value from that height on; empty: deleted
     changes   height                    msgpack list of the changed keys, sorted
     undo      height                    see `undo.py`
+              nine bytes of 255         height of the snapshot that this state began with, if it did
     roots     height                    root
 
 Rule: DESIGN sections 3.4 and 4; `reference/state.md` sections 4 and 5.
@@ -51,6 +52,8 @@ CACHED_PASTS: Final = 4
 _HEIGHT_BYTES: Final = 8
 _HEIGHT_MAX: Final = 2 ** (8 * _HEIGHT_BYTES) - 1
 _ROW_HEAD_BYTES: Final = _HEIGHT_BYTES + 2
+# The row of `undo`, behind those of all heights, that says where the history begins; missing: at height 0.
+OLDEST_KEY: Final = b"\xff" * (_HEIGHT_BYTES + 1)
 _encode = msgspec.msgpack.Encoder().encode
 # The keys in a row of `changes`.
 decode_changes = msgspec.msgpack.Decoder(list[bytes]).decode
@@ -119,7 +122,7 @@ class VersionedState:
         self._pasts: dict[int, Past] = {}
         self._height = -1
         # The height from which on values are known: 0, or that of the snapshot that this state began with.
-        self.oldest = next((int.from_bytes(height) for height, _ in store.scan(ROOTS, b"", limit=1)), 0)
+        self.oldest = int.from_bytes(store.get(UNDO, OLDEST_KEY) or b"")
         self._tree = self._recovered()
 
     @property
@@ -128,7 +131,7 @@ class VersionedState:
         return max(self._height, self.checkpoint_height)
 
     @property
-    def checkpointheight_bytes(self) -> int:
+    def checkpoint_height(self) -> int:
         """The newest checkpoint; -1 before the first."""
         return next(reversed(self._roots), -1)
 

@@ -136,6 +136,17 @@ def test_what_is_lost_after_the_freeze_does_not_count() -> None:
     assert [seat.bond for seat in ledger.plan.seats] == [5 * BOND, 2 * BOND, BOND, BOND]
 
 
+def test_the_highest_bond_does_not_help_a_liar_that_is_found_late() -> None:
+    ledger = bonded(4, bond=2 * BOND)
+    assert ledger.bond(0, 9 * BOND) == "ok"
+    ledger.ready(0, 1, 2, 3, 4)
+    ledger.at(FREEZE + 1)
+    assert ledger.do(4, equivocation(ledger.chain.chain_id, 0, 0, 3, NODES[0])) == "ok"
+    assert ledger.candidate(0).bond > 9 * BOND
+    ledger.end_era()
+    assert sorted(ledger.members()) == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize("ready", [[], [0], [0, 1, 2], [4, 5, 6]])
 def test_too_few_ready_candidates_leave_the_committee_as_it_is(ready: list[int]) -> None:
     ledger = bonded(*(node for node in ready if node > 3), bond=2 * BOND)

@@ -51,6 +51,7 @@ def make_core(
     recovered: Recovered | None = None,
     parameters: Parameters = PARAMETERS,
     now_ms: int = START_MS,
+    last_height: int | None = None,
 ) -> Core:
     return Core(
         chain_id=CHAIN,
@@ -64,6 +65,7 @@ def make_core(
         mempool=mempool if mempool is not None else Mempool(),
         recovered=recovered,
         now_ms=now_ms,
+        last_height=last_height,
     )
 
 
@@ -96,10 +98,12 @@ class Loop:
         delay_ms: Callable[[int, int, int], int | None] = lambda sender, receiver, count: 2,
         parameters: Parameters = PARAMETERS,
         down: tuple[int, ...] = (),
+        last_height: int | None = None,
     ) -> None:
         self.keys = keys_of(members)
         self.committee = committee_of(self.keys)
         self.parameters = parameters
+        self.last_height = last_height
         self.now_ms = START_MS
         self.delay_ms = delay_ms
         self.signed: dict[tuple[int, int], BlockReference] = {}
@@ -110,7 +114,8 @@ class Loop:
         self.nodes = []
         for index in range(members + observers):
             mempool = Mempool()
-            core = make_core(self.keys, index if index < members else None, mempool=mempool, parameters=parameters)
+            own = index if index < members else None
+            core = make_core(self.keys, own, mempool=mempool, parameters=parameters, last_height=last_height)
             self.nodes.append(Node(index, core, mempool, up=index not in down))
         for node in self.nodes:
             if node.up:
@@ -152,6 +157,7 @@ class Loop:
             recovered=recovered,
             parameters=self.parameters,
             now_ms=self.now_ms,
+            last_height=self.last_height,
         )
         node.up = True
         self._connect(node)

@@ -28,7 +28,7 @@ from blockcloud.transaction_chain.messages import (
     encode_message,
 )
 
-REFERENCES = tuple(BlockReference(level, 1, bytes(32)) for level in range(FETCH_REFERENCES))
+REFERENCES = tuple(BlockReference(1 + number, number % 100, b"d" * 32) for number in range(FETCH_REFERENCES))
 SIGNED = SignedStatement(Claim(CHECKPOINT, bytes(32), 0, 10, (bytes(32), bytes(32))), bytes(32), bytes(64))
 MESSAGES: list[Message] = [
     BlockMessage(b"raw"),
@@ -102,3 +102,25 @@ def test_anything_else_is_a_typed_error(data: bytes) -> None:
     # Any other exception than PeerFault fails the test.
     with contextlib.suppress(PeerFault):
         assert encode_message(decode_message(data)) == data
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        [3, 1, 2, 2**32],
+        [3, 1, 2, -1],
+        [3, 0, 2, 0],
+        [3, 2**63 - 1, 2**63 - 1, 0],
+        [2, [[1, 70_000, b"d" * 32]], 0],
+        [2, [[-1, 0, b"d" * 32]], 0],
+        [2, [[2**63, 0, b"d" * 32]], 0],
+        [2, [[1, 0, b"short"]], 0],
+        [2, [[1, 0, b"d" * 32]], 2**32],
+        [4, [], 2**32],
+        [7, 2**32, True],
+    ],
+)
+def test_a_place_that_no_block_can_have(message: list[object]) -> None:
+    """Stores make keys of eras, levels and authors: what does not fit is refused before."""
+    with pytest.raises(Malformed):
+        decode_message(codec.encode(message))

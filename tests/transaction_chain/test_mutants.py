@@ -32,6 +32,10 @@ PYTEST = ("-m", "pytest", "-q", "-x", "-c", os.devnull, "-p", "no:cacheprovider"
 SCENARIOS = (*PYTEST, "--import-mode=importlib", str(TESTS / "transaction_chain/test_collection_scenarios.py"))
 CERTIFICATES = (*PYTEST, "--import-mode=importlib", str(TESTS / "primitives/test_certificates.py"))
 TRANSCRIPTS = (*PYTEST, "--import-mode=importlib", str(TESTS / "transaction_chain/test_core.py"))
+ERA_ENDS = (*PYTEST, "--import-mode=importlib", str(TESTS / "transaction_chain/test_core_eras.py"))
+HANDOVERS = (*PYTEST, "--import-mode=importlib", str(TESTS / "transaction_chain/test_handover_collector.py"))
+SEATS = (*PYTEST, "--import-mode=importlib", str(TESTS / "service_chain/test_eras.py"))
+EVIDENCE = (*PYTEST, "--import-mode=importlib", str(TESTS / "service_chain/test_evidence.py"))
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,8 @@ class Mutant:
     AGREEMENT compares views only: what dies there is unsafe. MODEL also compares with the slow model of the rule: what
     dies only there keeps nodes in agreement on something that the rule does not say. NETWORK runs whole committees
     under faults and liars, SCENARIOS the tests about collection, CERTIFICATES what a verifier must refuse, TRANSCRIPTS
-    what a core does event by event (for what a network meets too seldom).
+    what a core does event by event (for what a network meets too seldom), ERA_ENDS how cores end an era and change
+    their leader table, HANDOVERS who may end one, SEATS and EVIDENCE what the ledger says of committees and liars.
     """
 
     name: str
@@ -58,6 +63,10 @@ CORE = "transaction_chain/core.py"
 LEADERS = "transaction_chain/leaders.py"
 CHECKPOINTS = "transaction_chain/checkpoints.py"
 SUSPENSION = "transaction_chain/suspension.py"
+PACING = "transaction_chain/pacing.py"
+ERA = "transaction_chain/era.py"
+SERVICE_ERAS = "service_chain/eras.py"
+SERVICE_EVIDENCE = "service_chain/evidence.py"
 CERTIFICATE = "primitives/certificates.py"
 
 MUTANTS = [
@@ -364,6 +373,111 @@ MUTANTS = [
         "if 2 * weight < needed:",
         CERTIFICATES,
     ),
+    Mutant(
+        "an era never ends",
+        CORE,
+        "        if record.height == self._last_height:\n",
+        "        if record.height == -1:\n",
+        ERA_ENDS,
+    ),
+    Mutant(
+        "an ended core makes blocks",
+        CORE,
+        "if not self.proposing or self.ended or self._heard",
+        "if not self.proposing or self._heard",
+        ERA_ENDS,
+    ),
+    Mutant(
+        "commits come out after the last one",
+        CORE,
+        "        while self._may_decide and not self.ended:\n",
+        "        while self._may_decide:\n",
+        ERA_ENDS,
+    ),
+    Mutant(
+        "payloads caught at the boundary are forgotten",
+        CORE,
+        "            self._mempool.era_ended()\n",
+        "",
+        ERA_ENDS,
+    ),
+    Mutant(
+        "payloads are carried before the hand-over is certified",
+        CORE,
+        " if self.carrying else ()",
+        "",
+        ERA_ENDS,
+    ),
+    Mutant(
+        "the leader table is forgotten at a restart",
+        CORE,
+        "        for record in recovered.records:\n            self._changes_table(record)\n",
+        "",
+        ERA_ENDS,
+    ),
+    Mutant(
+        "decisions with the old leader table stand",
+        CORE,
+        "        self._may_decide = True\n        return True\n",
+        "        return False\n",
+        NETWORK,
+    ),
+    Mutant(
+        "the leader table begins where each node happens to be",
+        CORE,
+        "self._schedule.use_weights(record.level + 1, weights)",
+        "self._schedule.use_weights(max(record.level, self.dag.highest_level) + 1, weights)",
+        NETWORK,
+    ),
+    Mutant(
+        "whoever missed a level waits like the others",
+        PACING,
+        "(pace_ms // 4 if leads or missed else 0)",
+        "(pace_ms // 4 if leads else 0)",
+        ERA_ENDS,
+    ),
+    Mutant(
+        "a third of the old committee hands over",
+        ERA,
+        "for signed in agreeing) < self._committee.quorum:",
+        "for signed in agreeing) <= self._committee.total - self._committee.quorum:",
+        HANDOVERS,
+    ),
+    Mutant(
+        "different hand-overs add up",
+        ERA,
+        "if signed.statement == statement]",
+        "]",
+        HANDOVERS,
+    ),
+    Mutant(
+        "hand-over signatures are not verified",
+        ERA,
+        "            signed.verify()\n",
+        "",
+        HANDOVERS,
+    ),
+    Mutant(
+        "what is bonded after the freeze counts",
+        SERVICE_ERAS,
+        "bond = min(frozen_bond, candidate.bond)",
+        "bond = candidate.bond",
+        SEATS,
+    ),
+    Mutant(
+        "a jailed candidate gets a seat",
+        SERVICE_ERAS,
+        "            if candidate is None or candidate.jailed:\n",
+        "            if candidate is None:\n",
+        SEATS,
+    ),
+    Mutant(
+        "one offence is punished again and again",
+        SERVICE_EVIDENCE,
+        "    if state.get(place, Offence) is not None:\n",
+        "    if state.get(place, Offence) is not None and not candidate_key:\n",
+        EVIDENCE,
+    ),
 ]
 
 QUICK = ("weak certificate: f + 1 votes", "f + 1 blames skip", "two parents of one author are accepted")
@@ -396,7 +510,7 @@ def must_be_caught(mutant: Mutant, folder: Path) -> None:
         caught = verdict.returncode == 1 and json.loads(last_line)["verdict"] != "Pass"
     elif mutant.judge is SCENARIOS:
         caught = verdict.returncode == 1 and "WrongCommits" in verdict.stdout
-    elif mutant.judge in (CERTIFICATES, TRANSCRIPTS):
+    elif mutant.judge in (CERTIFICATES, TRANSCRIPTS, ERA_ENDS, HANDOVERS, SEATS, EVIDENCE):
         caught = verdict.returncode == 1 and "1 failed" in verdict.stdout
     else:
         caught = verdict.returncode == 1 and verdict.stdout.startswith("seed ")

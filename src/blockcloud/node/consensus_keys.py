@@ -31,7 +31,8 @@ class ConsensusKeys:
         if public == self._node_key.public:
             return self._node_key
         path = self._path(public)
-        return SigningKey.load(path) if path.exists() else None
+        key = SigningKey.load(path) if path.exists() else None
+        return key if key is not None and key.public == public else None
 
     def make(self) -> SigningKey:
         """A new key, durable before it is given away."""

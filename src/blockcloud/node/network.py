@@ -291,11 +291,14 @@ class Network:
             try:
                 async with asyncio.timeout(HANDSHAKE_SECONDS):
                     link = await self._connect(address)
-            except (OSError, TimeoutError, BlockCloudError) as error:
+            except (OSError, TimeoutError, BlockCloudError, ValueError, OverflowError) as error:
+                # The last two: what the ledger lets through as an address and no socket takes.
                 log.debug("dial_failed", peer=peer.index, error=error)
                 if isinstance(error, PeerFault):
                     peer.faults[error.code] += 1
-            if link is not None:
+            if link is not None and peer.link is not None and peer.key < self._key.public:
+                link.abort()  # both have dialled: the link of the lower key stays
+            elif link is not None:
                 self._up(peer, link)
                 await link.closed.wait()
                 if self._loop.time() - peer.connected_at > REDIAL_MAX_S:

@@ -79,12 +79,13 @@ class Succession:
             self._announce()
 
     def statement(self, signed: SignedStatement) -> None:
-        """A member of some era says how it ended."""
+        """A member of some era says how it ended. Raises BadSignature."""
         era, arrival = signed.statement.era, self.current.arrival
         if arrival is not None and era == arrival.statement.era:
             if arrival.add(signed):
                 self._settle()
         elif era == self.current.plan.era and signed.signer in self.current.committee.weights_by_key:
+            signed.verify()
             self._early[signed.signer] = signed
 
     def certificate(self, certificate: Certificate) -> None:
@@ -97,6 +98,9 @@ class Succession:
         era = self.current
         if position.era < era.plan.era:
             self._send(peer, self._position())
+            past = None if position.certified else self._tables.handover(position.era)
+            if past is not None:
+                self._send(peer, Certified(past))
         elif position.era == era.plan.era and not position.certified:
             certificate = None if era.arrival is None else era.arrival.certificate
             if certificate is not None:

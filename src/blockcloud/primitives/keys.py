@@ -77,7 +77,7 @@ class SigningKey:
         return cls(key.private_bytes_raw())
 
     def save(self, path: Path) -> None:
-        """Write the key as PKCS#8 PEM with mode 0600; refuses to overwrite. Raises BadConfiguration."""
+        """Write the key, durably, as PKCS#8 PEM with mode 0600; refuses to overwrite. Raises BadConfiguration."""
         key = Ed25519PrivateKey.from_private_bytes(self._secret[:SEED_BYTES])
         pem = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -89,6 +89,13 @@ class SigningKey:
             raise BadConfiguration("key file exists already", path=str(path)) from None
         with os.fdopen(descriptor, "wb") as file:
             file.write(pem)
+            file.flush()
+            os.fsync(file.fileno())
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     def sign(self, domain: str, message: bytes) -> bytes:
         """Signature (64 bytes) over `message` under the tag `domain`."""

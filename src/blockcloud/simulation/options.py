@@ -126,6 +126,7 @@ def draw_options(random: Random, members: int | None, length: Length) -> Options
         leader_slots=random.randint(1, min(LEADER_SLOTS_AT_MOST, count)),
         gc_depth_levels=random.choice((8, 16, 64)),
         checkpoint_period=random.choice((5, 10)),
+        leader_table_period=random.choice((6, 15, 40)),
     )
     heal_ms, least_ms = _times(length, parameters, slowest_ms, idle=load == Load.IDLE)
     liars = draw_liars(random, weights)

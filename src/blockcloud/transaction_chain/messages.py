@@ -16,6 +16,7 @@ from blockcloud.primitives.certificates import Certificate, SignedStatement
 from blockcloud.primitives.codec import Struct
 from blockcloud.primitives.errors import Malformed
 from blockcloud.primitives.hashes import DIGEST_BYTES
+from blockcloud.primitives.hashes import DIGEST_BYTES
 from blockcloud.primitives.limits import (
     BLOCK_BYTES,
     COMMIT_RANGE,
@@ -41,7 +42,8 @@ SNAPSHOT_PIECES = 65_537
 SNAPSHOT_PIECE_BYTES = 4 * 1024 * 1024
 
 Payload: TypeAlias = Annotated[bytes, Meta(min_length=1, max_length=TRANSACTION_BYTES)]
-Era: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Era: TypeAlias = Annotated[int, Meta(ge=0, le=2**32 - 1)]
+Level: TypeAlias = Annotated[int, Meta(ge=1, le=2**63 - 2)]
 Digest: TypeAlias = Annotated[bytes, Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
 Piece: TypeAlias = Annotated[int, Meta(ge=0, lt=SNAPSHOT_PIECES)]
 RawHandover: TypeAlias = Annotated[bytes, Meta(min_length=1, max_length=RAW_HANDOVER_BYTES)]
@@ -67,8 +69,8 @@ class FetchLevels(Struct, frozen=True, tag=3):
     An answer may stop early to fit into a frame; the asker goes on from where it stopped.
     """
 
-    first: int
-    last: int
+    first: Level
+    last: Level
     era: Era = 0
 
 
@@ -176,6 +178,17 @@ def encode_message(message: Message) -> bytes:
 def decode_message(data: bytes) -> Message:
     """The message in a frame. Raises Oversized, Malformed or NonCanonical."""
     message = codec.decode(data, cast("type[Message]", Message), limit=FRAME_BYTES)
+    if isinstance(message, FetchBlocks) and not all(_is_place(reference) for reference in message.references):
+        raise Malformed("a reference to a block has a level, an author and a digest")
     if isinstance(message, FetchLevels) and not 0 < message.first <= message.last < message.first + COMMIT_RANGE:
         raise Malformed("a range of levels is ascending and not longer than the limit", limit=COMMIT_RANGE)
     return message
+
+
+def _is_place(reference: BlockReference) -> bool:
+    """Whether a block can have this reference at all: stores make keys of it."""
+    return (
+        0 < reference.level < 2**63
+        and 0 <= reference.author < COMMITTEE_MEMBERS
+        and len(reference.digest) == DIGEST_BYTES
+    )

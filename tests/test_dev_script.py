@@ -19,6 +19,7 @@ import dev
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = (dev.RUNTIME_LOCK, dev.DEV_LOCK)
+NO_TESTS_COLLECTED = 5  # exit code of pytest
 SCRIPT_LINES_MAX = 250
 SHA256 = re.compile(r"--hash=sha256:[0-9a-f]{64}\b")
 ADDRESS = re.compile(r"://|^\s*-|--(extra-)?index-url|--find-links|\bgit\+|\bfile:|@ ", re.MULTILINE)
@@ -124,7 +125,7 @@ def checkout(tmp_path: Path) -> Path:
         "import json, os, sys; print(json.dumps([sys.argv[1:], os.getcwd(), os.environ['VIRTUAL_ENV']])); sys.exit(7)"
     )
     (programs / "blockcloud").write_text(f"#!{sys.executable}\n{told}\n")
-    (programs / "pytest").write_text(f"#!{sys.executable}\nimport sys; sys.exit({dev.NO_TESTS_COLLECTED})\n")
+    (programs / "pytest").write_text(f"#!{sys.executable}\nimport sys; sys.exit({NO_TESTS_COLLECTED})\n")
     for program in programs.iterdir():
         program.chmod(0o755)
     stamps = (
@@ -141,15 +142,23 @@ def test_the_demo_gets_its_arguments_and_its_exit_code_comes_back(checkout: Path
     assert json.loads(done.stdout) == [["demo", "--json", "--seconds", "3"], str(checkout), str(checkout / ".venv")]
 
 
-def test_no_long_tests_is_said_and_is_no_failure(checkout: Path) -> None:
+def test_all_long_tests_run_in_two_parts_and_a_failure_of_one_fails(checkout: Path) -> None:
+    told = "import sys; print(sys.argv[1:]); sys.exit({})"
+    program = checkout / ".venv" / "bin" / "pytest"
+    program.write_text(f"#!{sys.executable}\n{told.format(0)}\n")
     done = run_script("test", "--long", directory=checkout)
     assert done.returncode == 0
-    assert "nothing was run" in done.stderr
+    computing, networks = done.stdout.splitlines()
+    for folder in dev.COMPUTING_TESTS:
+        assert repr(folder) in computing
+        assert f"--ignore={folder}" in networks
+    program.write_text(f"#!{sys.executable}\n{told.format(1)}\n")
+    assert run_script("test", "--long", directory=checkout).returncode == 1
 
 
 def test_a_selection_that_matches_no_test_is_a_failure(checkout: Path) -> None:
-    assert run_script("test", "--long", "-k", "nothing", directory=checkout).returncode == dev.NO_TESTS_COLLECTED
-    assert run_script("test", "-k", "nothing", directory=checkout).returncode == dev.NO_TESTS_COLLECTED
+    assert run_script("test", "--long", "-k", "nothing", directory=checkout).returncode == NO_TESTS_COLLECTED
+    assert run_script("test", "-k", "nothing", directory=checkout).returncode == NO_TESTS_COLLECTED
 
 
 def test_a_changed_lock_means_a_new_set_up(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:

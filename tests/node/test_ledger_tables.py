@@ -15,6 +15,7 @@ from blockcloud.primitives.storage import Batch, MemoryStore
 from blockcloud.service_chain.genesis import Genesis, GenesisValidator, NamingParameters
 from blockcloud.transaction_chain.block import Block, BlockReference, Header, sign_block
 from blockcloud.transaction_chain.commit import CommitRecord, EraStart, genesis_record
+from blockcloud.transaction_chain.era import EraPlan
 from blockcloud.transaction_chain.messages import FetchBlocks, FetchLevels
 from blockcloud.transaction_chain.parameters import Parameters
 
@@ -192,3 +193,28 @@ def test_certificates_are_found_by_height_and_old_ones_are_dropped(monkeypatch: 
     assert tables.certificate(300) is None
     assert tables.certificate(400) == made[400]
     assert tables.commit_bytes(0) is not None
+
+
+def test_what_is_long_past_is_pruned_and_what_the_era_follows_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_tables, "COMMITS_KEPT", 5)
+    tables, store = make()
+    for era in range(5):
+        tables.put_blocks(era, [block(1, era=era)], [])
+    for height in range(1, 21):
+        commit(tables, store, height, height, [])
+    tables.prune(EraPlan(4, 21, bytes(32), 1, ()))
+    kept = [era for era in range(5) if tables.blocks_for(FetchLevels(1, 1, era))]
+    assert kept == [2, 3, 4]
+    assert [height for height in range(1, 21) if tables.commit_bytes(height)] == [15, 16, 17, 18, 19, 20]
+    assert tables.commit_bytes(0) is not None, "the genesis is always known"
+    tables.prune(EraPlan(1, 6, bytes(32), 1, ()))
+    assert tables.blocks_for(FetchLevels(1, 1, 2))
+
+
+def test_who_signed_in_a_later_era_only_observes_an_earlier_one() -> None:
+    """What it had signed there is not known any more, so it must not sign there again."""
+    tables, _ = make()
+    tables.put_blocks(3, [block(5, era=3)], [block(5, era=3)])
+    for era, own_level in ((2, None), (3, 5), (4, 0)):
+        recovered = tables.recover(era, START, 0, KEY.public)
+        assert (recovered.own_level if recovered is not None else 0) == own_level

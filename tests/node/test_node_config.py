@@ -18,6 +18,7 @@ def test_a_written_configuration_reads_back(tmp_path: Path) -> None:
         key_file='a "quoted" \\ key.pem',
         verify_threads=3,
         log_level="debug",
+        archive=True,
     )
     (tmp_path / CONFIG_FILE).write_text(config.to_toml(), encoding="utf-8")
     assert read_config(tmp_path) == config

@@ -59,7 +59,7 @@ class Ledger:
         self.genesis = Genesis(
             name,
             START_MS,
-            Parameters(checkpoint_period=1, era_length=era_length),
+            Parameters(checkpoint_period=1, era_length=era_length, leader_table_period=min(100, era_length - 1)),
             NamingParameters(preorder_min=2, preorder_max=50, lifetime=60, grace=5),
             validators,
             ((OWNER.public, rich), (OTHER.public, 5_000_000)),

@@ -16,13 +16,23 @@ from blockcloud.primitives.limits import BLOCK_BYTES, COMMIT_RANGE, FETCH_REFERE
 from blockcloud.transaction_chain.block import BlockReference
 from blockcloud.transaction_chain.messages import (
     ANSWER_BLOCKS,
+    ANSWER_HANDOVERS,
+    RAW_HANDOVER_BYTES,
+    SNAPSHOT_OFFERS,
+    SNAPSHOT_PIECE_BYTES,
+    SNAPSHOT_PIECES,
     BlockMessage,
     Blocks,
     FetchBlocks,
+    FetchHandovers,
     FetchLevels,
+    FetchSnapshot,
+    Handovers,
     Message,
     Position,
     Routing,
+    SnapshotOffer,
+    SnapshotPiece,
     Statement,
     decode_message,
     encode_message,
@@ -40,6 +50,10 @@ MESSAGES: list[Message] = [
     Statement(SIGNED),
     Routing(b""),
     Position(3, True),
+    FetchHandovers(1),
+    Handovers(1, (b"one",), (SnapshotOffer(3, bytes(32)),)),
+    FetchSnapshot(bytes(32), 0),
+    SnapshotPiece(bytes(32), SNAPSHOT_PIECES - 1, b""),
 ]
 
 
@@ -50,7 +64,7 @@ def test_round_trip(message: Message) -> None:
 
 def test_tags_are_the_protocol() -> None:
     tags = [encode_message(message)[1] for message in MESSAGES]
-    assert tags == [1, 2, 3, 3, 4, 4, 5, 6, 7]
+    assert tags == [1, 2, 3, 3, 4, 4, 5, 6, 7, 10, 11, 12, 13]
 
 
 @pytest.mark.parametrize(
@@ -65,6 +79,13 @@ def test_tags_are_the_protocol() -> None:
         FetchLevels(1, COMMIT_RANGE + 1),
         Blocks((b"one", b"")),
         Blocks((b"x",) * (ANSWER_BLOCKS + 1)),
+        FetchHandovers(-1),
+        Handovers(1, (b"one",) * (ANSWER_HANDOVERS + 1), ()),
+        Handovers(1, (bytes(RAW_HANDOVER_BYTES + 1),), ()),
+        Handovers(1, (), (SnapshotOffer(3, bytes(32)),) * (SNAPSHOT_OFFERS + 1)),
+        FetchSnapshot(bytes(31), 0),
+        FetchSnapshot(bytes(32), SNAPSHOT_PIECES),
+        SnapshotPiece(bytes(32), 0, bytes(SNAPSHOT_PIECE_BYTES + 1)),
     ],
     ids=lambda message: type(message).__name__,
 )

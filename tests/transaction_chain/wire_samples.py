@@ -126,6 +126,10 @@ MESSAGES: list[messages.Message] = [
     messages.Routing(b"data"),
     messages.Position(3, True),
     messages.Certified(CERTIFICATE),
+    messages.FetchHandovers(2),
+    messages.Handovers(2, (codec.encode(HANDOVER), b"other"), (messages.SnapshotOffer(3, bytes(32)),)),
+    messages.FetchSnapshot(bytes(32), 7),
+    messages.SnapshotPiece(bytes(32), 7, b"data"),
 ]
 ROUTING: list[routing.RoutingMessage] = [
     routing.Summary(3, bytes(32)),

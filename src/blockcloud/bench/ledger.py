@@ -303,7 +303,7 @@ def run(
     idle_seconds: float = 20,
     validators: int = 4,
     accounts: int = 100_000,
-    in_flight: int = 10,
+    in_flight: int = 9,
 ) -> dict[str, Any]:
     """All figures of a devnet in one run; see the module's docstring."""
     verify_s = verify_seconds()

@@ -88,7 +88,7 @@ def bench_ledger(
     seconds: Annotated[float, typer.Option(help="Length of the load at the peak.")] = 60,
     overload_seconds: Annotated[float, typer.Option(help="Length of the load at twice the peak.")] = 30,
     accounts: Annotated[int, typer.Option(help="Accounts that pay each other.")] = 100_000,
-    in_flight: Annotated[int, typer.Option(help="Batches of 100 under way at the peak.")] = 10,
+    in_flight: Annotated[int, typer.Option(help="Batches of 100 under way at the peak.")] = 9,
     idle_seconds: Annotated[float, typer.Option(help="Length of the idle measurement.")] = 20,
 ) -> None:
     """Transfers a second through four validator processes, at the peak and at twice the peak."""

@@ -54,7 +54,6 @@ class SharedChain(ServiceChain):
         with self.tree_lock:
             super().reload()
             self.applied_height = self.height
-            self.replacing = False
 
     def get(self, key: bytes, height: int | None = None) -> bytes | None:
         """The value of a state key after the commit at `height`, or after the last applied one."""

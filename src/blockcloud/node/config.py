@@ -35,6 +35,7 @@ class NodeConfig:
     control_socket: str = "control.sock"
     verify_threads: int = 0
     log_level: str = "info"
+    archive: bool = False
 
     def __post_init__(self) -> None:
         for name in ("api_port", "link_port"):
@@ -61,6 +62,11 @@ class NodeConfig:
     @property
     def data_path(self) -> Path:
         return self.home / self.data_dir
+
+    @property
+    def snapshots_path(self) -> Path:
+        """Where the snapshots are that this node made or fetched."""
+        return self.home / "snapshots"
 
     @property
     def control_path(self) -> Path:
@@ -102,6 +108,8 @@ def read_config(home: Path) -> NodeConfig:
 
 
 def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, int):
         return str(value)
     escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
@@ -119,4 +127,5 @@ _COMMENTS: Final = {
     "control_socket": "# Unix socket for the administration of this node.",
     "verify_threads": "# Threads that verify signatures; 0 chooses by the number of cores.",
     "log_level": "# debug, info, warning or error.",
+    "archive": "# Keep the blocks and commits of all eras, instead of the newest only.",
 }

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Coroutine, Iterable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Final, Protocol
 
@@ -19,18 +20,26 @@ from blockcloud.node.eras import GUEST_NUMBERS
 from blockcloud.node.ledger_tables import LedgerTables
 from blockcloud.node.network import Network
 from blockcloud.node.outbox import Outbox
+from blockcloud.node.snapshot_files import StoredSnapshot
+from blockcloud.node.snapshot_sync import SnapshotSync
+from blockcloud.node.snapshots import Snapshots
 from blockcloud.node.succession import Succession
 from blockcloud.node.verification import Verification
 from blockcloud.primitives.certificates import SignedStatement
-from blockcloud.primitives.errors import NotTakingPart, PeerFault
+from blockcloud.primitives.errors import Busy, NotTakingPart, PeerFault, StorageFault
 from blockcloud.primitives.limits import PEER_QUEUE_BYTES
 from blockcloud.routing.replication import RoutingCore
+from blockcloud.service_chain.handover import Handover
 from blockcloud.transaction_chain import messages
 from blockcloud.transaction_chain.block import Block, BlockRules, era_of
 from blockcloud.transaction_chain.core import Core
+from blockcloud.transaction_chain.era import EraPlan
 from blockcloud.transaction_chain.messages import encode_message
 
-SERVED_BYTES_PER_SECOND: Final = 32 * 1024 * 1024  # of blocks, to one peer
+SERVED_BYTES_PER_SECOND: Final = 32 * 1024 * 1024  # of blocks and snapshots, to one peer
+SERVING_PER_PEER: Final = 8  # answers about snapshots under way
+SERVING_PAUSE_S: Final = 0.1
+SERVING_TRIES: Final = 40
 
 
 class Owner(Protocol):
@@ -48,6 +57,9 @@ class Owner(Protocol):
     def pump_soon(self) -> None:
         """The core may have duties."""
 
+    async def adopt(self, snapshot: StoredSnapshot, handovers: list[Handover]) -> None:
+        """Replace the state by a whole snapshot, to which the hand-overs lead."""
+
 
 class Exchange:
     """The messages of one node. Belongs to the event loop's thread. Raises a PeerFault for what a peer did wrong."""
@@ -62,13 +74,16 @@ class Exchange:
         network: Network,
         verification: Verification,
         outbox: Outbox,
+        snapshots: Snapshots,
     ) -> None:
         self._owner, self._eras, self._tables, self._routing = owner, eras, tables, routing
         self._network, self._verification, self._outbox = network, verification, outbox
+        self._snapshots, self.sync = snapshots, SnapshotSync(self, snapshots.chain_id, snapshots.folder)
         self._loop = asyncio.get_running_loop()
         self.throttled = False  # nothing is read while too much waits to be applied
         self._served: dict[int, tuple[int, int]] = {}
         self._told: dict[int, int] = {}
+        self._serving: Counter[int] = Counter()  # answers about snapshots under way, by peer
         self._submitting: set[int] = set()  # linked nodes with a submission under way
         # By how much the newest block of each member that came in this second was ahead of our clock.
         self._clocks: dict[int, int] = {}
@@ -95,6 +110,29 @@ class Exchange:
         numbers = (self.number_of(peer) for peer in peers)
         return [number for number in numbers if number < len(self._eras.current.committee)]
 
+    # For the synchronisation by snapshot
+
+    @property
+    def plan(self) -> EraPlan:
+        """The plan of the present era."""
+        return self._eras.current.plan
+
+    def spawn(self, work: Coroutine[None, None, None]) -> None:
+        """Let `work` go on by itself until the node stops."""
+        self._owner.spawn(work)
+
+    def connected_peers(self) -> list[int]:
+        """Who is linked."""
+        return self._network.connected()
+
+    def fault(self, peer: int, error: PeerFault) -> None:
+        """A peer broke a rule."""
+        self._network.fault(peer, error)
+
+    async def adopt(self, snapshot: StoredSnapshot, handovers: list[Handover]) -> None:
+        """A whole snapshot is here."""
+        await self._owner.adopt(snapshot, handovers)
+
     # Links
 
     def connected(self, peer: int) -> None:
@@ -108,6 +146,7 @@ class Exchange:
         self._verification.forget(peer)
         self._core.peer_lost(self.number_of(peer))
         self._routing.peer_lost(peer)
+        self.sync.lost(peer)
         for of_peers in (self._served, self._told):
             of_peers.pop(peer, None)
 
@@ -164,11 +203,18 @@ class Exchange:
             case messages.Position():
                 if self._eras.position(peer, message):
                     self._fetch_rest(peer)
+                self.sync.position(peer, message.era)
             case messages.Certified():
                 self._eras.certificate(message.certificate)
                 self._owner.pump_soon()
             case messages.Submit():
                 self._submit_for(peer, message.payloads)
+            case messages.FetchHandovers():
+                self._serve_later(peer, partial(self._snapshots.handovers, message.first))
+            case messages.FetchSnapshot():
+                self._serve_later(peer, partial(self._piece, message))
+            case messages.Handovers() | messages.SnapshotPiece():
+                self.sync.answered(peer, message)
             case messages.Routing():
                 try:
                     self._routing.receive(peer, message.data, _now_ms() // 1_000)
@@ -226,21 +272,58 @@ class Exchange:
         if not self.throttled:
             self._network.resume(peer)
 
-    def _serve(self, peer: int, request: messages.FetchBlocks | messages.FetchLevels) -> None:
-        """Answer a fetch, from memory or else from the store; at most so many bytes a second to one peer."""
+    def _may_serve(self, peer: int) -> bool:
+        """Whether the peer has not had what it may have this second, and takes what it gets."""
         second = int(self._loop.time())
         start, served = self._served.get(peer, (second, 0))
         if start != second:
             served = 0
-        if served > SERVED_BYTES_PER_SECOND or self._network.queued(peer) > PEER_QUEUE_BYTES // 2:
+        self._served[peer] = (second, served)
+        return served <= SERVED_BYTES_PER_SECOND and self._network.queued(peer) <= PEER_QUEUE_BYTES // 2
+
+    def _note_served(self, peer: int, size: int) -> None:
+        second, served = self._served.get(peer, (0, 0))
+        self._served[peer] = (second, served + size)
+
+    def _serve(self, peer: int, request: messages.FetchBlocks | messages.FetchLevels) -> None:
+        """Answer a fetch, from memory or else from the store; at most so many bytes a second to one peer."""
+        if not self._may_serve(peer):
             return
         present = self._eras.current.plan.era
         raws = [block.raw for block in self._core.blocks_for(request)] if request.era == present else []
         raws = raws or self._tables.blocks_for(request)
-        self._served[peer] = (second, served + sum(map(len, raws)))
+        self._note_served(peer, sum(map(len, raws)))
         # It may hold a block of our own that is not yet synced, so it waits its turn behind that.
         answer = messages.Blocks(tuple(raws), request.era)
         self._outbox.put(partial(self.send, peer, answer), durable=False)
+
+    def _piece(self, request: messages.FetchSnapshot) -> messages.SnapshotPiece:
+        data = self._snapshots.piece(request.manifest, request.piece)
+        return messages.SnapshotPiece(request.manifest, request.piece, data)
+
+    def _serve_later(self, peer: int, answer: Callable[[], messages.Message]) -> None:
+        """Make an answer in a thread, and send it when the peer may have it. Who asks for too much at once waits."""
+        if self._serving[peer] < SERVING_PER_PEER:
+            self._serving[peer] += 1
+            self._owner.spawn(self._serve_quietly(peer, answer))
+
+    async def _serve_quietly(self, peer: int, answer: Callable[[], messages.Message]) -> None:
+        try:
+            for _ in range(SERVING_TRIES):
+                if self._may_serve(peer):
+                    break
+                await asyncio.sleep(SERVING_PAUSE_S)
+            else:
+                return
+            # While a snapshot takes the place of the state, or the node stops, there is nothing to say.
+            with contextlib.suppress(Busy, StorageFault):
+                data = encode_message(await asyncio.to_thread(answer))
+                if self._network.send(peer, data):
+                    self._note_served(peer, len(data))
+        finally:
+            self._serving[peer] -= 1
+            if not self._serving[peer]:
+                del self._serving[peer]
 
     def _submit_for(self, peer: int, payloads: Sequence[bytes]) -> None:
         """A linked node that makes no blocks wants something committed: it waits its turn like any client."""

@@ -27,6 +27,7 @@ from blockcloud.service_chain.handover import Handover
 from blockcloud.transaction_chain.block import Block, BlockReference, parse_own
 from blockcloud.transaction_chain.commit import COMMIT_BYTES, CommitRecord, EraStart, genesis_record
 from blockcloud.transaction_chain.core import Recovered
+from blockcloud.transaction_chain.era import EraPlan
 from blockcloud.transaction_chain.messages import ANSWER_BYTES, FetchBlocks, FetchLevels
 
 INITIALISED: Final = b"initialised"
@@ -36,6 +37,9 @@ CERTIFICATE: Final = b"certificate"
 HANDOVER: Final = b"handover"
 # Certificates older than this are dropped; nothing so old can be proved.
 CERTIFICATES_KEPT_COMMITS: Final = 10_000
+# What a node that is no archive keeps: blocks of the present era and so many before it, and so many commit records.
+BLOCKS_KEPT_ERAS: Final = 2
+COMMITS_KEPT: Final = 10_000
 
 
 def initialise_data(store: Store, genesis: Genesis) -> None:
@@ -119,6 +123,18 @@ class LedgerTables:
                 break
             found.append(raw)
         return found
+
+    def prune(self, plan: EraPlan) -> None:
+        """At the beginning of an era: delete the blocks of eras long past, and commits that are old. What is deleted
+        cannot be fetched any more; a node that lacks it needs a snapshot."""
+        batch = Batch()
+        if plan.era > BLOCKS_KEPT_ERAS:
+            batch.delete_range(BLOCKS, _era(0), _era(plan.era - BLOCKS_KEPT_ERAS))
+        last = plan.first_height - 1  # the new era follows it, so it stays
+        if last > COMMITS_KEPT:
+            batch.delete_range(COMMITS, _number(0), _number(last - COMMITS_KEPT))
+        if len(batch):
+            self._store.write(batch, sync=False)
 
     def put_commit(self, record: CommitRecord, batch: Batch) -> None:
         """Add a commit record to the batch of its effects."""

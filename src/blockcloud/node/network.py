@@ -296,7 +296,7 @@ class Network:
                 log.debug("dial_failed", peer=peer.index, error=error)
                 if isinstance(error, PeerFault):
                     peer.faults[error.code] += 1
-            if link is not None and peer.link is not None and peer.key < self._key.public:
+            if link is not None and self._link(peer.index) is not None and peer.key < self._key.public:
                 link.abort()  # both have dialled: the link of the lower key stays
             elif link is not None:
                 self._up(peer, link)

@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from blockcloud.node.applying import SharedChain
+from blockcloud.node.applying import Applier, SharedChain
 from blockcloud.node.ledger_tables import LedgerTables
 from blockcloud.node.snapshot_files import KEPT, SnapshotWriter, StoredSnapshot, drop_snapshot, stored_snapshots
 from blockcloud.primitives import codec
@@ -53,8 +53,10 @@ class Snapshots:
 
     def __init__(self, folder: Path, store: Store, chain: SharedChain, tables: LedgerTables) -> None:
         self.folder, self._store, self._chain, self._tables = folder, store, chain, tables
+        self.chain_id = chain.chain_id
         self._stored: dict[bytes, StoredSnapshot] = {}
         self._closing = threading.Event()
+        self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         for snapshot in stored_snapshots(folder):
             if self._is_ours(snapshot):
@@ -71,18 +73,25 @@ class Snapshots:
         self._thread.start()
 
     def add(self, snapshot: StoredSnapshot) -> None:
-        """One more snapshot is whole."""
-        # A new dictionary: other threads may be looking at the old one.
-        newest = sorted([*self._stored.values(), snapshot], key=lambda one: -one.era)
-        self._stored = {one.digest: one for one in newest[:KEPT]}
+        """One more snapshot is whole. May be called from any thread."""
+        with self._lock:
+            # One of the same era had the same folder.
+            others = [one for one in self._stored.values() if one.era != snapshot.era]
+            newest = sorted([*others, snapshot], key=lambda one: -one.era)
+            # A new dictionary: other threads may be looking at the old one.
+            self._stored = {one.digest: one for one in newest[:KEPT]}
         for old in newest[KEPT:]:
             drop_snapshot(old)
 
     def close(self) -> None:
         """Stop writing; what is not whole is made again."""
         self._closing.set()
+        self.wait(JOIN_SECONDS)
+
+    def wait(self, timeout_s: float) -> None:
+        """Until the snapshot that is being written is whole, if there is one."""
         if self._thread is not None:
-            self._thread.join(JOIN_SECONDS)
+            self._thread.join(timeout_s)
 
     def offers(self) -> tuple[SnapshotOffer, ...]:
         """What this node can serve, newest first."""
@@ -180,6 +189,21 @@ def import_snapshot(
     batch = Batch()
     tables.put_commit(manifest.record, batch)
     end_import(store, manifest, chain_id, fold_parts(manifest.parts), batch)
+
+
+def replace_state(
+    store: Store,
+    tables: LedgerTables,
+    chain: SharedChain,
+    applier: Applier,
+    snapshot: StoredSnapshot,
+    handovers: list[Handover],
+) -> None:
+    """In a running node, in a thread: import a snapshot and let `chain` go on from it. What `applier` had still to do
+    belongs to the state that goes; it ends."""
+    applier.close()
+    import_snapshot(store, tables, chain.chain_id, snapshot, handovers)
+    chain.reload()
 
 
 def finish_import(store: Store, tables: LedgerTables, chain_id: bytes, folder: Path) -> None:

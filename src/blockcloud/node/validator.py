@@ -32,6 +32,8 @@ from blockcloud.node.ledger_tables import LedgerTables, initialise_data
 from blockcloud.node.membership import Membership, read_onion
 from blockcloud.node.network import MemberAddress, Network
 from blockcloud.node.outbox import Outbox
+from blockcloud.node.snapshot_files import StoredSnapshot
+from blockcloud.node.snapshots import Snapshots, finish_import, replace_state
 from blockcloud.node.storage import RocksStore
 from blockcloud.node.submissions import SubmissionResult, Submissions
 from blockcloud.node.succession import Succession
@@ -44,6 +46,7 @@ from blockcloud.routing.replication import RoutingCore
 from blockcloud.routing.store import RoutingTable
 from blockcloud.service_chain.eras import SUPPORTED_VERSION
 from blockcloud.service_chain.genesis import Genesis
+from blockcloud.service_chain.handover import Handover
 from blockcloud.service_chain.proven import ProvenValue
 from blockcloud.service_chain.state import NotACheckpoint
 from blockcloud.transaction_chain import messages
@@ -87,6 +90,7 @@ class Validator:
     def _open(self) -> None:
         genesis = self.genesis
         self.tables = LedgerTables(self.store, genesis)
+        finish_import(self.store, self.tables, genesis.chain_id(), self.config.snapshots_path)
         self.chain = SharedChain(genesis, self.store)
         self.mempool = Mempool()
         self.keys = ConsensusKeys(self.config.key_path.parent, self._key, self.tables)
@@ -114,10 +118,12 @@ class Validator:
         self._applied_s = self._loop.time()
         self._failure: asyncio.Future[None] = self._loop.create_future()
         self._drains: set[asyncio.Task[None]] = set()
+        self._replacing: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._second: asyncio.TimerHandle | None = None
         self._pumping = False
         self._stopped = False
+        self.snapshots = Snapshots(self.config.snapshots_path, self.store, self.chain, self.tables)
 
     async def start(self) -> None:
         """Listen, dial the members of the committee, and begin. Raises Unreachable if the link address is taken."""
@@ -154,6 +160,7 @@ class Validator:
             network=self.network,
             verification=self.verification,
             outbox=self.outbox,
+            snapshots=self.snapshots,
         )
         self.link_port = await self.network.start(self.config.link_host, self.config.link_port)
         self._know_members()
@@ -167,6 +174,7 @@ class Validator:
             link_port=self.link_port,
         )
         self._each_second()
+        self.snapshots.make(self.eras.current.plan)
         self.pump_soon()
 
     async def stop(self) -> None:
@@ -180,7 +188,10 @@ class Validator:
         for task in list(self._drains):
             task.cancel()
         await asyncio.gather(*self._drains, return_exceptions=True)
+        if self._replacing is not None:
+            await asyncio.gather(self._replacing, return_exceptions=True)
         self.events.close()
+        await asyncio.to_thread(self.snapshots.close)
         if hasattr(self, "network"):
             await self.network.close()
             self.verification.close()
@@ -235,6 +246,9 @@ class Validator:
         """The last commit of an era has been executed."""
         now_ms = _now_ms()
         self.eras.begin(plan, now_ms)
+        self.snapshots.make(plan)
+        if not self.config.archive:
+            self.tables.prune(plan)
         self._know_members()
         self.membership.look(self.eras.current, self._loop.time())
         for peer in self.network.connected():
@@ -245,6 +259,26 @@ class Validator:
     def _know_members(self) -> None:
         seats = self.eras.current.plan.seats
         self.network.know([_member_address(seat.node_key, seat.link_address) for seat in seats])
+
+    async def adopt(self, snapshot: StoredSnapshot, handovers: list[Handover]) -> None:
+        """Replace the state by a whole snapshot, and go on in its era. Meanwhile this node neither hears its peers nor
+        answers queries: there is no state. After a crash in the middle the next start ends it (`finish_import`)."""
+        if self.halted or snapshot.era <= self.era:
+            self.snapshots.add(snapshot)
+            return
+        with self._halting():
+            log.info("snapshot_import", era=snapshot.era, height=self.chain.applied_height)
+            self.chain.replacing = True
+            self.core.proposing = False
+            self.exchange.throttle(True)
+            parts = (self.store, self.tables, self.chain, self.applier)
+            self._replacing = asyncio.ensure_future(asyncio.to_thread(replace_state, *parts, snapshot, handovers))
+            await asyncio.shield(self._replacing)
+            self.applier = Applier(self.chain, self.tables, self.store, deliver=self._applied, failed=self._fail)
+            self.snapshots.add(snapshot)
+            self.chain.replacing = False
+            self._begin_era(self.chain.plan)
+            self.exchange.throttle(False)
 
     # For the exchange
 
@@ -346,7 +380,7 @@ class Validator:
             self.pump_soon()
 
     def _frame(self, peer: int, data: bytes) -> None:
-        if self.halted:
+        if self.halted or self.chain.replacing:
             return
         with self._halting():
             try:
@@ -370,7 +404,7 @@ class Validator:
 
     def _pump(self) -> None:
         self._pumping = False
-        if self._stopped or self.halted:
+        if self._stopped or self.halted or self.chain.replacing:
             return
         with self._halting():
             while ready := self.core.ready():
@@ -398,8 +432,10 @@ class Validator:
             for peer, message in sends:
                 if peer is not None:
                     self.network.send(peer, encode_message(message))
-            for commit in ready.commits:
-                self.applier.put(commit)
+            if not self.chain.replacing:
+                for commit in ready.commits:
+                    if commit.record.era == self.era:  # else a snapshot has brought us beyond it
+                        self.applier.put(commit)
 
     def _arm(self) -> None:
         """Set the timer for the core's next deadline."""
@@ -427,6 +463,9 @@ class Validator:
     def _each_second(self) -> None:
         with self._halting():
             self._second = self._loop.call_later(1.0, self._each_second)
+            if self.chain.replacing:
+                return
+            self.exchange.sync.look()
             now_s = self._loop.time()
             self.clock_skew_ms = self.exchange.take_clock_skew_ms()
             self.eras.each_second()
@@ -442,6 +481,8 @@ class Validator:
     # Results
 
     def _applied(self, batch: list[Applied]) -> None:
+        if self.chain.replacing:
+            return
         with self._halting():
             self._applied_s = now_s = self._loop.time()
             for applied in batch:

@@ -67,7 +67,8 @@ class ControlServer:
         try:
             self._server = await asyncio.start_unix_server(self._serve, path=self._path, limit=LINE_BYTES)
         except OSError as error:
-            raise BadConfiguration(f"cannot open control socket: {error.strerror or error}", path=str(self._path)) from None
+            reason = error.strerror or str(error)
+            raise BadConfiguration(f"cannot open control socket: {reason}", path=str(self._path)) from None
         finally:
             os.umask(before)
         self._path.chmod(0o600)

@@ -256,10 +256,11 @@ def _next_version(state: WorkingState, present: int, seats: tuple[Seat, ...]) ->
         if weight >= quorum:
             agreed = version
             break
-    before = state.get(UPGRADE_KEY, Upgrade)
-    if before is None or before.protocol_version != agreed:
+    noted = state.get(UPGRADE_KEY, Upgrade)
+    before = noted.protocol_version if noted is not None else PROTOCOL_VERSION
+    if agreed != before:
         state.put(UPGRADE_KEY, Upgrade(agreed))
-    return max(present, min(agreed, before.protocol_version if before is not None else PROTOCOL_VERSION))
+    return max(present, min(agreed, before))
 
 
 def _seat(node_key: bytes, consensus_key: bytes, bond: int, candidate: Candidate) -> Seat:

@@ -16,7 +16,6 @@ from blockcloud.primitives.certificates import Certificate, SignedStatement
 from blockcloud.primitives.codec import Struct
 from blockcloud.primitives.errors import Malformed
 from blockcloud.primitives.hashes import DIGEST_BYTES
-from blockcloud.primitives.hashes import DIGEST_BYTES
 from blockcloud.primitives.limits import (
     BLOCK_BYTES,
     COMMIT_RANGE,

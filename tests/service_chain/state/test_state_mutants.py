@@ -58,9 +58,17 @@ BUGS = {
     "history sees the future": ("versioned", "hashed_key + _inverted(height), hashed_key", "hashed_key, hashed_key"),
     "history finds another key": ("versioned", 'hashed_key + _inverted(0) + b"\\0"', 'b"\\xff" * 40'),
     "deleted means empty": ("versioned", "return value or None", "return value"),
-    "nothing is dirty after a restart": ("versioned", "_height(checkpoint + 1)):\n", "_height(2**63)):\n"),
-    "a restart takes everything in": ("versioned", "self._value_at(hashed_key, checkpoint)", "self._dirty[hashed_key]"),
-    "an undo record too few": ("versioned", "start, stop = _height(height + 1)", "start, stop = _height(height + 2)"),
+    "nothing is dirty after a restart": ("versioned", "height_bytes(checkpoint + 1)):\n", "height_bytes(2**63)):\n"),
+    "a restart takes everything in": (
+        "versioned",
+        "value_at(store, hashed_key, checkpoint)",
+        "self._dirty[hashed_key]",
+    ),
+    "an undo record too few": (
+        "versioned",
+        "start, stop = height_bytes(height + 1)",
+        "start, stop = height_bytes(height + 2)",
+    ),
     "a write does not reach the cache": ("versioned", "        self._values.update(changes)\n", ""),
     "a write reaches the old cache only": ("cache", "self.young.update(entries)\n", "self._old.update(entries)\n"),
     "old views outlive the tree": (

@@ -137,8 +137,13 @@ def test_parts_that_were_changed_left_out_or_moved_do_not_fold_to_the_root(data:
         [*parts[:at], *parts[at + 1 :]],
         [*parts[:at], part, *parts[at:]],
         [*parts[:at], Part(part.depth, part.prefix, bytes(changed)), *parts[at + 1 :]],
-        [*parts[:at], Part(part.depth + 1, part.prefix.ljust((part.depth + 4) // 4, b"\0"), part.root), *parts[at + 1 :]],
+        [
+            *parts[:at],
+            Part(part.depth + 1, part.prefix.ljust((part.depth + 4) // 4, b"\0"), part.root),
+            *parts[at + 1 :],
+        ],
         parts[::-1],
+        [*parts, parts[0]],
         [Part(0, b"", root), *parts],
     ):
         try:

@@ -43,6 +43,7 @@ from blockcloud.service_chain.state.versioned import (
     value_at,
 )
 
+# More than the largest entry, so that a lone one always fits.
 CHUNK_BYTES: Final = 256 * 1024
 # Parts of one snapshot; together at most 16 GiB.
 PARTS: Final = 65_536

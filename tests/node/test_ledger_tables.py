@@ -202,12 +202,14 @@ def test_what_is_long_past_is_pruned_and_what_the_era_follows_stays(monkeypatch:
         tables.put_blocks(era, [block(1, era=era)], [])
     for height in range(1, 21):
         commit(tables, store, height, height, [])
-    tables.prune(EraPlan(4, 21, bytes(32), 1, ()))
+    tables.prune(EraPlan(4, 21, bytes(32), 1, ()), 0)
+    assert all(tables.blocks_for(FetchLevels(1, 8, era)) for era in range(4)), "without a snapshot nothing is dropped"
+    tables.prune(EraPlan(4, 21, bytes(32), 1, ()), 4)
     kept = [era for era in range(5) if tables.blocks_for(FetchLevels(1, 1, era))]
     assert kept == [2, 3, 4]
     assert [height for height in range(1, 21) if tables.commit_bytes(height)] == [15, 16, 17, 18, 19, 20]
     assert tables.commit_bytes(0) is not None, "the genesis is always known"
-    tables.prune(EraPlan(1, 6, bytes(32), 1, ()))
+    tables.prune(EraPlan(1, 6, bytes(32), 1, ()), 1)
     assert tables.blocks_for(FetchLevels(1, 1, 2))
 
 

@@ -124,12 +124,14 @@ class LedgerTables:
             found.append(raw)
         return found
 
-    def prune(self, plan: EraPlan) -> None:
+    def prune(self, plan: EraPlan, newest_snapshot: int) -> None:
         """At the beginning of an era: delete the blocks of eras long past, and commits that are old. What is deleted
-        cannot be fetched any more; a node that lacks it needs a snapshot."""
+        cannot be fetched any more; a node that lacks it needs a snapshot, and replays from there: so blocks from the
+        era `newest_snapshot` on stay."""
         batch = Batch()
-        if plan.era > BLOCKS_KEPT_ERAS:
-            batch.delete_range(BLOCKS, _era(0), _era(plan.era - BLOCKS_KEPT_ERAS))
+        kept = min(plan.era - BLOCKS_KEPT_ERAS, newest_snapshot)
+        if kept > 0:
+            batch.delete_range(BLOCKS, _era(0), _era(kept))
         last = plan.first_height - 1  # the new era follows it, so it stays
         if last > COMMITS_KEPT:
             batch.delete_range(COMMITS, _number(0), _number(last - COMMITS_KEPT))

@@ -248,7 +248,7 @@ class Validator:
         self.eras.begin(plan, now_ms)
         self.snapshots.make(plan)
         if not self.config.archive:
-            self.tables.prune(plan)
+            self.tables.prune(plan, self.snapshots.newest_era)
         self._know_members()
         self.membership.look(self.eras.current, self._loop.time())
         for peer in self.network.connected():

@@ -1,8 +1,9 @@
 """The snapshots that a node makes at the beginning of each era and serves, and what becomes of one it fetched.
 
 A thread writes the state at the era's boundary into files while the node goes on: it reads the store only
-(`entries_at`), and rests nineteen times as long as it works: a twentieth of a core, two minutes for a million keys. If an
-era is shorter than that, not every boundary gets its snapshot. One is offered when its hand-over is certified; the
+(`entries_at`), and rests four times as long as it works. The longer it takes, the more keys have changed meanwhile and
+are read from the history; so it is quick about it and then rests a hundred times the processor time that it took. If
+eras are shorter than that, not every boundary gets its snapshot. One is offered when its hand-over is certified; the
 newest two are kept. DESIGN 3.5.
 """
 
@@ -43,7 +44,8 @@ from blockcloud.transaction_chain.messages import (
     SnapshotOffer,
 )
 
-RESTS_PER_WORK: Final = 19
+RESTS_PER_WORK: Final = 4
+RESTS_PER_SNAPSHOT: Final = 100
 JOIN_SECONDS: Final = 10
 
 log = structlog.get_logger()
@@ -59,6 +61,7 @@ class Snapshots:
         self._closing = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._rests_until_s = 0.0
         for snapshot in stored_snapshots(folder):
             if self._is_ours(snapshot):
                 self._stored[snapshot.digest] = snapshot
@@ -66,9 +69,15 @@ class Snapshots:
                 drop_snapshot(snapshot)
 
     def make(self, plan: EraPlan) -> None:
-        """Begin to write the state with which the era of `plan` begins, unless it is there, or another is written."""
+        """Begin to write the state with which the era of `plan` begins, unless it is there, or another is written or
+        was a moment ago."""
         busy = self._thread is not None and self._thread.is_alive()
-        if plan.era == 0 or busy or any(one.era >= plan.era for one in self._stored.values()):
+        if (
+            plan.era == 0
+            or busy
+            or time.monotonic() < self._rests_until_s
+            or any(one.era >= plan.era for one in self._stored.values())
+        ):
             return
         self._thread = threading.Thread(target=self._write, args=(plan,), name="snapshot", daemon=True)
         self._thread.start()
@@ -149,6 +158,8 @@ class Snapshots:
             if not self._closing.is_set():
                 log.error("snapshot_failed", era=plan.era, error=error)
             return
+        finally:
+            self._rests_until_s = time.monotonic() + RESTS_PER_SNAPSHOT * time.thread_time()
         if snapshot is not None:
             self.add(snapshot)
             seconds = round(time.monotonic() - began, 1)

@@ -13,7 +13,7 @@ class Parameters(Struct, frozen=True):
 
     leader_slots: int = 2
     pacing_busy_ms: int = 20
-    pacing_idle_ms: int = 250
+    pacing_idle_ms: int = 300
     leader_timeout_ms: int = 250
     gc_depth_levels: int = 64
     checkpoint_period: int = 10

@@ -32,7 +32,7 @@ CHAIN = bytes([7]) * 32
 GENESIS = bytes([8]) * 32
 BEACON = bytes([9]) * 32
 START_MS = 1_000_000
-PARAMETERS = Parameters()
+PARAMETERS = Parameters(pacing_idle_ms=250)
 
 
 def keys_of(members: int) -> list[SigningKey]:

@@ -482,7 +482,7 @@ def test_no_wait_when_the_leaders_are_there() -> None:
     own_blocks(core, START_MS + 1_000)
     for author in (1, 2, 3):
         core.receive_block(make_block(author, 1, genesis_parents()), author, START_MS + 1_000)
-    assert own_blocks(core, START_MS + 1_250)
+    assert own_blocks(core, START_MS + 1_300)
 
 
 def test_a_block_is_sent_again_while_nothing_moves() -> None:

@@ -84,7 +84,7 @@ async def test_a_newcomer_syncs_bonds_and_writes_blocks(tmp_path: Path) -> None:
             lambda: newcomer.era >= 1 and newcomer.chain.applied_height >= net.running[0].chain.applied_height - 5
         )
         assert newcomer.own is None
-        assert newcomer.status()["mode"] == "observing"
+        await until(lambda: newcomer.status()["mode"] == "observing")
         await until(lambda: all(newcomer.tables.handover(era) for era in range(1, newcomer.era + 1)))
         funds = 2 * BOND
         paid = net.transfer(0, net.next_sequence(0), NEWCOMER.public, funds)

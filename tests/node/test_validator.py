@@ -128,7 +128,7 @@ async def test_a_validator_that_lost_its_data_observes(tmp_path: Path) -> None:
         height = net.running[0].chain.applied_height
         await until(lambda: back.chain.applied_height >= height)
         assert not back.core.proposing
-        assert back.status()["mode"] == "observing"
+        await until(lambda: back.status()["mode"] == "observing")
         assert [entry["code"] for entry in back.status()["health"]] == ["observing"]
         with pytest.raises(NotTakingPart):
             await back.submit(net.transfers(1, 1))
@@ -233,7 +233,7 @@ async def test_whoever_is_no_member_follows(tmp_path: Path) -> None:
         assert follower.chain.receipt(result.id) == result.receipt
         assert follower.own is None
         assert not follower.core.proposing
-        assert follower.status()["mode"] == "observing"
+        await until(lambda: follower.status()["mode"] == "observing")
         assert follower.status()["member"] is None
         assert [entry["code"] for entry in follower.status()["health"]] == [], "nothing is wrong with following"
         assert follower.readiness() == (True, "ready")

@@ -26,6 +26,7 @@ from blockcloud.node import devnet as network
 from blockcloud.node.storage import BLOCKS, COMMITS, RECEIPTS, RocksStore
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.service_chain.genesis import Genesis
+from blockcloud.service_chain.receipts import decode_receipt
 
 STEP_SECONDS = 60  # how long a ledger on a busy machine may take for what it does in a second
 EXIT_SECONDS = 15
@@ -205,12 +206,16 @@ class World:
             for key, _ in store.scan(BLOCKS, b""):
                 slot = int.from_bytes(key[:4]), int.from_bytes(key[4:12]), int.from_bytes(key[12:14])
                 disks.blocks[slot].add(key[14:])
+            executed = disks.executed[number]
             for key, record in store.scan(COMMITS, b""):
                 disks.commits[int.from_bytes(key)].add(record)
                 disks.heights[number] = max(disks.heights.get(number, 0), int.from_bytes(key))
-            missing = [identifier for identifier in wanted if store.get(RECEIPTS, identifier) is None]
-            if missing:
-                disks.missing[number] = missing
+                executed.add(int.from_bytes(key))
+            for identifier in wanted:
+                receipt = store.get(RECEIPTS, identifier)
+                if receipt is not None:
+                    disks.receipts[identifier][number] = decode_receipt(receipt).height
+        disks.look_for(wanted)
         return disks
 
 
@@ -222,7 +227,23 @@ class Disks:
     blocks: defaultdict[tuple[int, int, int], set[bytes]] = field(default_factory=lambda: defaultdict(set))
     commits: defaultdict[int, set[bytes]] = field(default_factory=lambda: defaultdict(set))
     heights: dict[int, int] = field(default_factory=dict)
-    missing: dict[int, list[bytes]] = field(default_factory=dict)  # validator -> acknowledged ids without a receipt
+    executed: defaultdict[int, set[int]] = field(default_factory=lambda: defaultdict(set))  # validator -> heights
+    # Acknowledged id -> validator -> height of its receipt there.
+    receipts: defaultdict[bytes, dict[int, int]] = field(default_factory=lambda: defaultdict(dict))
+    missing: dict[int, list[bytes]] = field(default_factory=dict)  # validator (-1: everybody) -> ids without a receipt
+
+    def look_for(self, acknowledged: Iterable[bytes]) -> None:
+        """What is missing: a receipt at everybody, or at one that has executed the commit. Whoever was eras behind and
+        took a snapshot has not, though it has the record of the commit at the boundary; receipts do not travel."""
+        for identifier in acknowledged:
+            found = self.receipts[identifier]
+            if not found:
+                self.missing.setdefault(-1, []).append(identifier)
+                continue
+            height = next(iter(found.values()))
+            for number, executed in self.executed.items():
+                if height in executed and (height - 1 in executed or height == 1) and number not in found:
+                    self.missing.setdefault(number, []).append(identifier)
 
     def check(self) -> None:
         """No fork, nobody signed twice, nothing acknowledged is lost."""

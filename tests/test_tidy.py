@@ -36,6 +36,7 @@ SERVICE_ACCESS_ADAPTORS = (
     "announce connector control endpoint forward links listener publish redial splice stream tls".split()
 )
 ADAPTORS = (
+    f"{PACKAGE}primitives/files.py",  # a folder's entries, on the medium
     f"{PACKAGE}primitives/keys.py",  # key files, and new keys from the system's randomness
     f"{PACKAGE}routing/adaptors/",
     # The asyncio side of the service access layer; the rest of it is sans-IO.

@@ -6,22 +6,21 @@ import asyncio
 import json
 import os
 import shlex
-import signal
-import sys
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from asyncio.subprocess import Process
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from blockcloud.node.devnet import free_port
+from tests.docs import programs
 from tests.docs.documents import ROOT, command_lines
+from tests.docs.programs import STEP_SECONDS
 
 pytestmark = pytest.mark.long
 
-STEP_SECONDS = 60
 HOW_TO = ROOT / "docs" / "how-to" / "become-a-validator.md"
 
 
@@ -32,21 +31,10 @@ def steps(api_port: int) -> list[str]:
     return text.replace("--validators 4", "--validators 1").splitlines()
 
 
-@asynccontextmanager
-async def running(folder: Path, line: str) -> AsyncIterator[Process]:
-    """A command of the how-to in `folder`; ended at the latest when the block is left."""
+def running(folder: Path, line: str) -> AbstractAsyncContextManager[Process]:
+    """A command of the how-to in `folder`."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("BLOCKCLOUD_")}
-    arguments = ["-m", *shlex.split(line)]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, *arguments, cwd=folder, env=environment, stdout=PIPE, stderr=PIPE
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(STEP_SECONDS):
-            await process.communicate()
+    return programs.running(folder, "-m", *shlex.split(line), environment=environment)
 
 
 async def run(folder: Path, line: str) -> Any:

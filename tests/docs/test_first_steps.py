@@ -5,22 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
-import signal
-import sys
 import textwrap
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from asyncio.subprocess import Process
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from blockcloud.node.devnet import free_port
+from tests.docs import programs
 from tests.docs.documents import ROOT, blocks, command_lines
+from tests.docs.programs import STEP_SECONDS
 
 pytestmark = pytest.mark.long
 
-STEP_SECONDS = 60
 README = ROOT / "README.md"
 SERVING = ("publish", "forward")
 CONTENT = b"21.5 degrees\n"
@@ -36,20 +34,9 @@ def steps(server_port: int, forward_port: int) -> list[list[str]]:
     return [shlex.split(line)[1:] for line in text.splitlines()]
 
 
-@asynccontextmanager
-async def running(folder: Path, *arguments: str) -> AsyncIterator[Process]:
-    """A process in `folder` with the README's environment; ended at the latest when the block is left."""
-    environment = {**os.environ, "BLOCKCLOUD_HOME": "net"}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, *arguments, cwd=folder, env=environment, stdout=PIPE, stderr=PIPE
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(STEP_SECONDS):
-            await process.communicate()
+def running(folder: Path, *arguments: str) -> AbstractAsyncContextManager[Process]:
+    """A process in `folder` with the README's environment."""
+    return programs.running(folder, *arguments, environment={**os.environ, "BLOCKCLOUD_HOME": "net"})
 
 
 async def run(folder: Path, *arguments: str) -> str:

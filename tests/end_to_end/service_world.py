@@ -20,26 +20,13 @@ from typing import IO, Any
 import msgspec
 
 from blockcloud.node import devnet as network
+from tests import slow_client
 from tests.end_to_end.ledger_world import EXIT_SECONDS, STEP_SECONDS, World, resident_bytes
 
 __all__ = ["NAME", "SMALL", "ServiceWorld", "resident_bytes", "service_world"]
 
 NAME = "files.test"
 SMALL = b"the service answers\n"
-CLIENT = """
-import hashlib, sys, time, urllib.request
-url, rate = sys.argv[1], int(sys.argv[2])
-start, received, digest = time.monotonic(), 0, hashlib.sha256()
-with urllib.request.urlopen(url, timeout=30) as answer:
-    expected = int(answer.headers["Content-Length"])
-    while data := answer.read(65536):
-        received += len(data)
-        digest.update(data)
-        print(received, flush=True)
-        time.sleep(max(0.0, received / rate - (time.monotonic() - start)))
-print(digest.hexdigest(), flush=True)
-sys.exit(received != expected)
-"""
 
 
 @dataclass
@@ -130,7 +117,7 @@ class ServiceWorld:
     def client(self, path: str, rate: int) -> subprocess.Popen[bytes]:
         """An unmodified program that fetches `path` through the forward, at a limited rate; it prints its progress."""
         url = f"http://{self.forwarded['listening']}{path}"
-        return self.spawn(sys.executable, "-c", CLIENT, url, str(rate), log="client")
+        return self.spawn(sys.executable, "-c", slow_client.SCRIPT, url, str(rate), log="client")
 
     async def fetch(self, path: str) -> bytes:
         """What an HTTP client gets through the forward."""

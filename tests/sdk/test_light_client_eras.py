@@ -11,7 +11,9 @@ from blockcloud.primitives.certificates import Certificate
 from blockcloud.primitives.errors import (
     BadCertificate,
     BadSignature,
+    BelowQuorum,
     BlockCloudError,
+    DoubledSigner,
     Malformed,
     Oversized,
     PeerFault,
@@ -31,8 +33,6 @@ from blockcloud.sdk.errors import (
 from blockcloud.sdk.light_client import ERAS_KEPT, LightClient, TrustedState
 from blockcloud.service_chain.handover import (
     HANDOVER_BYTES,
-    BelowQuorum,
-    DoubledSigner,
     Handover,
     PlanMismatch,
     WrongEra,

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from blockcloud.primitives import codec
 from blockcloud.primitives.certificates import Certificate, quorum_weight
-from blockcloud.primitives.errors import PeerFault
+from blockcloud.primitives.errors import BelowQuorum, PeerFault
 from blockcloud.primitives.hashes import sha256
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.sdk.errors import SkippedEra
 from blockcloud.sdk.light_client import ERAS_KEPT, LightClient
-from blockcloud.service_chain.handover import BelowQuorum, Handover
+from blockcloud.service_chain.handover import Handover
 from blockcloud.transaction_chain.era import EraPlan, Seat, handover_statement
 from tests.sdk.sdk_world import BOND, START_MS, VALIDATORS, Ledger, certify
 
@@ -92,15 +92,21 @@ def test_the_order_matters(drawn: list[tuple[Committee, int]], order: list[int],
         assert all(second == first + 1 for first, second in pairwise(sorted(light._eras)))
 
 
+def before_the_last(drawn: list[tuple[Committee, int]], order: list[int]) -> tuple[LightClient, list[Handover]]:
+    """A chain of hand-overs, and a client that has followed all but the last."""
+    handovers = build(drawn, order)
+    light = LightClient(GENESIS)
+    for made in handovers[:-1]:
+        light.follow(codec.encode(made), START_MS)
+    return light, handovers
+
+
 @settings(max_examples=300)
 @given(chains, orders, st.data())
 def test_no_byte_of_a_hand_over_can_be_changed(
     drawn: list[tuple[Committee, int]], order: list[int], data: st.DataObject
 ) -> None:
-    handovers = build(drawn, order)
-    light = LightClient(GENESIS)
-    for made in handovers[:-1]:
-        light.follow(codec.encode(made), START_MS)
+    light, handovers = before_the_last(drawn, order)
     whole = codec.encode(handovers[-1])
     position = data.draw(st.integers(0, len(whole) - 1))
     changed = bytearray(whole)
@@ -118,10 +124,7 @@ def test_no_signer_of_a_bare_quorum_can_be_left_out(
     drawn: list[tuple[Committee, int]], order: list[int], data: st.DataObject
 ) -> None:
     """`signers_of` stops at the quorum, so without its last one the rest are too few."""
-    handovers = build(drawn, order)
-    light = LightClient(GENESIS)
-    for made in handovers[:-1]:
-        light.follow(codec.encode(made), START_MS)
+    light, handovers = before_the_last(drawn, order)
     last = handovers[-1]
     members: Committee = drawn[-2][0] if len(drawn) > 1 else [(key, BOND) for key in VALIDATORS]
     needed = signers_of(members, order)[-1].public

@@ -22,22 +22,14 @@ from blockcloud.service_access.listener import Listener
 from blockcloud.service_access.publish import publish
 from blockcloud.service_access.resolution import Resolution
 from blockcloud.service_access.session import SessionParameters
+from tests import slow_client
 from tests.service_access.access_world import NAME, World, bounded, random_bytes, until
 
 FILE = random_bytes(8_000_000)
 DIGEST = hashlib.sha256(FILE).hexdigest()
 QUICK = SessionParameters(give_up_ms=500, dead_after_ms=400, heartbeat_ms=100, linger_ms=300)
-# Reads slowly enough that the moves fall into the download; prints the digest of what came.
-DOWNLOAD = """
-import hashlib, sys, time, urllib.request
-digest = hashlib.sha256()
-with urllib.request.urlopen(sys.argv[1], timeout=30) as answer:
-    while part := answer.read(200_000):
-        digest.update(part)
-        time.sleep(0.005)
-        print(len(part), flush=True)
-print(digest.hexdigest())
-"""
+# Slow enough that the moves fall into the download.
+BYTES_PER_SECOND = 20_000_000
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -95,18 +87,20 @@ def fetch(url: str) -> bytes:
         return content
 
 
+def slow_download(url: str) -> list[str]:
+    return [sys.executable, "-c", slow_client.SCRIPT, url + "/file.bin", str(BYTES_PER_SECOND)]
+
+
 async def test_download_by_an_unmodified_program_through_moves_of_both(world: World, http_port: int) -> None:
     listener = await published(world, http_port)
     forwarder, endpoint, url = await forwarded(world)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", DOWNLOAD, url + "/file.bin", stdout=subprocess.PIPE
-    )
+    process = await asyncio.create_subprocess_exec(*slow_download(url), stdout=subprocess.PIPE)
     assert process.stdout is not None
     received, moves, last = 0, 0, ""
     while line := await bounded(process.stdout.readline()):
         last = line.decode().strip()
         if len(last) < 20:
-            received += int(last)
+            received = int(last)
             if received > 1_500_000 * (moves + 1):
                 moves += 1
                 await bounded((listener if moves % 2 else endpoint).move(f"127.0.0.{60 + moves}"))
@@ -130,9 +124,7 @@ async def test_many_requests_at_once_and_one_after_another(world: World, http_po
 async def test_crash_of_the_publisher_is_an_error_for_the_program(world: World, http_port: int) -> None:
     listener = await published(world, http_port, QUICK)
     forwarder, _, url = await forwarded(world, QUICK)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", DOWNLOAD, url + "/file.bin", stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    process = await asyncio.create_subprocess_exec(*slow_download(url), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     await bounded(process.stdout.readline())
     endpoint = listener.endpoint

@@ -362,8 +362,8 @@ MUTANTS = [
     Mutant(
         "a signer counts twice in a certificate",
         CERTIFICATE,
-        " or len(set(signers)) != len(signers)",
-        "",
+        "if any(first >= second for",
+        "if any(first > second for",
         CERTIFICATES,
     ),
     Mutant(

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median, quantiles
@@ -257,18 +257,23 @@ class Phases:
         return median(peak.rate for peak in self.peaks)
 
 
+async def _measured(devnet: Devnet, phase: Awaitable[Tally]) -> Tally:
+    """What a phase gave, with the processor time and the commits that it took."""
+    api, pids = devnet.validators[0].api, [validator.pid for validator in devnet.validators]
+    before_s, client_s, height = cpu_seconds(pids), time.process_time(), status(api)["height"]
+    tally = await phase
+    tally.cpu_s = cpu_seconds(pids) - before_s
+    tally.client_cpu_s = time.process_time() - client_s
+    tally.commits = status(api)["height"] - height
+    return tally
+
+
 async def _windows(load: Load, devnet: Devnet, seconds: float, expected: float, in_flight: int) -> list[Tally]:
     """Closed loops one after another, `seconds` in all; `expected` transactions a second are signed ahead."""
-    api, pids = devnet.validators[0].api, [validator.pid for validator in devnet.validators]
     tallies = []
     for _ in range(WINDOWS):
         load.sign(int(expected * 1.6 * seconds / WINDOWS) + 5_000)
-        before_s, client_s, height = cpu_seconds(pids), time.process_time(), status(api)["height"]
-        tally = await closed_loop(load, seconds / WINDOWS, in_flight)
-        tally.cpu_s = cpu_seconds(pids) - before_s
-        tally.client_cpu_s = time.process_time() - client_s
-        tally.commits = status(api)["height"] - height
-        tallies.append(tally)
+        tallies.append(await _measured(devnet, closed_loop(load, seconds / WINDOWS, in_flight)))
     return tallies
 
 
@@ -282,11 +287,12 @@ async def _load_phases(
     load = Load(genesis.chain_id(), accounts, urls, connections=OVERLOAD_BATCHES)
     try:
         load.sign(30_000)
-        warm_up = await closed_loop(load, WARM_UP_SECONDS, in_flight)
+        warm_up = await _measured(devnet, closed_loop(load, WARM_UP_SECONDS, in_flight))
         peaks = await _windows(load, devnet, seconds, warm_up.rate, in_flight)
         phases = Phases(warm_up, peaks, Tally(), [])
         load.sign(int(phases.peak_rate * 2.1 * overload_seconds) + 5_000)
-        phases.overload = await open_loop(load, overload_seconds, 2 * phases.peak_rate, at_most=OVERLOAD_BATCHES)
+        overload = open_loop(load, overload_seconds, 2 * phases.peak_rate, at_most=OVERLOAD_BATCHES)
+        phases.overload = await _measured(devnet, overload)
         while load.left:  # what is signed and not committed would block its account
             await closed_loop(load, DRAIN_SECONDS, in_flight)
         load.transfers = MANY

@@ -43,6 +43,7 @@ def bond(
 
 
 async def _bond(micro_bloc: int, link: str, api_url: str) -> dict[str, Any]:
+    from blockcloud.node.config import ONION_FILE
     from blockcloud.node.membership import read_onion
     from blockcloud.service_chain.operations import Bond
 
@@ -53,7 +54,7 @@ async def _bond(micro_bloc: int, link: str, api_url: str) -> dict[str, Any]:
         tip = b""
         # Only once: a tip that is registered again begins to reveal anew, and everybody knows those layers already.
         if candidate is None or not (candidate.onion or candidate.next_onion):
-            onion = read_onion(path.parent / "onion.pem", client.genesis.staking.onion_length)
+            onion = read_onion(path.parent / ONION_FILE, client.genesis.staking.onion_length)
             tip = b"" if onion is None else onion.tip
         return await _transact(client, key, Bond(micro_bloc, link, api_url, tip))
 

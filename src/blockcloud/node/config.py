@@ -15,6 +15,7 @@ from typing import Final
 from blockcloud.primitives.errors import BadConfiguration
 
 CONFIG_FILE: Final = "blockcloud.toml"
+ONION_FILE: Final = "onion.pem"  # beside the node key
 CONFIG_BYTES: Final = 64 * 1024
 BASE_PORT: Final = 8_700
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
@@ -57,7 +58,7 @@ class NodeConfig:
     @property
     def onion_path(self) -> Path:
         """The secret of this node's hash onion, beside its key."""
-        return self.key_path.parent / "onion.pem"
+        return self.key_path.parent / ONION_FILE
 
     @property
     def data_path(self) -> Path:

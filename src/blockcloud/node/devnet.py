@@ -23,11 +23,10 @@ from typing import Any, Final
 
 import msgspec
 
-from blockcloud.node.config import BASE_PORT, CONFIG_FILE, NodeConfig
+from blockcloud.node.config import BASE_PORT, NodeConfig
+from blockcloud.node.homes import fill_home
 from blockcloud.node.launcher import Launcher
-from blockcloud.node.ledger_tables import initialise_data
 from blockcloud.node.membership import onion_core
-from blockcloud.node.storage import RocksStore
 from blockcloud.primitives.addresses import format_address
 from blockcloud.primitives.amounts import GENESIS_SUPPLY_MICRO_BLOC, MICRO_PER_BLOC
 from blockcloud.primitives.errors import BadConfiguration, LocalFault, TimedOut
@@ -103,7 +102,9 @@ def create_devnet(folder: Path, validators: int, base_port: int | None = None, e
     genesis = _genesis(places, [key.public for key in accounts.values()], era_length)
     (folder / GENESIS_FILE).write_text(genesis.to_json(), encoding="utf-8")
     for place in places:
-        _write_home(place, genesis)
+        place.home.mkdir(mode=0o700)
+        config = NodeConfig(home=place.home, api_port=place.port, link_port=place.port + 1)
+        fill_home(config, genesis, place.key, place.onion)
     listed = []
     for name, key in accounts.items():
         path = folder / "accounts" / f"{name}.pem"
@@ -276,20 +277,6 @@ def _api(place: _Place) -> str:
 
 def _listed(index: int, place: _Place) -> Validator:
     return Validator(index, _api(place), f"{HOST}:{place.port + 1}", 0, str(place.home), str(place.home / "data"))
-
-
-def _write_home(place: _Place, genesis: Genesis) -> None:
-    place.home.mkdir(mode=0o700)
-    config = NodeConfig(home=place.home, api_port=place.port, link_port=place.port + 1)
-    (place.home / CONFIG_FILE).write_text(config.to_toml(), encoding="utf-8")
-    config.genesis_path.write_text(genesis.to_json(), encoding="utf-8")
-    place.key.save(config.key_path)
-    place.onion.save(config.onion_path)
-    store = RocksStore(config.data_path)
-    try:
-        initialise_data(store, genesis)
-    finally:
-        store.close()
 
 
 def _free_base(validators: int) -> int:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Final, Protocol
 
+from blockcloud.node.clock import unix_ms
 from blockcloud.node.eras import GUEST_NUMBERS
 from blockcloud.node.ledger_tables import LedgerTables
 from blockcloud.node.network import Network
@@ -137,7 +137,7 @@ class Exchange:
 
     def connected(self, peer: int) -> None:
         """A link is up."""
-        self._core.peer_connected(self.number_of(peer), _now_ms())
+        self._core.peer_connected(self.number_of(peer), unix_ms())
         self._eras.linked(peer)
         self._routing.peer_connected(peer)
 
@@ -217,7 +217,7 @@ class Exchange:
                 self.sync.answered(peer, message)
             case messages.Routing():
                 try:
-                    self._routing.receive(peer, message.data, _now_ms() // 1_000)
+                    self._routing.receive(peer, message.data, unix_ms() // 1_000)
                 finally:
                     self.send_routing()
 
@@ -229,7 +229,7 @@ class Exchange:
             self._network.fault(peer, fault)
         if rules.era != self._eras.current.plan.era:  # the era ended meanwhile
             return
-        now_ms, number = _now_ms(), self.number_of(peer)
+        now_ms, number = unix_ms(), self.number_of(peer)
         if fetched:
             self._core.receive_blocks(blocks, number, now_ms)
         else:
@@ -253,7 +253,7 @@ class Exchange:
 
     def _fetch_rest(self, peer: int) -> None:
         """A peer is in a later era: it has all that decides ours."""
-        self._core.peer_is_beyond(self.number_of(peer), _now_ms())
+        self._core.peer_is_beyond(self.number_of(peer), unix_ms())
         self._owner.pump_soon()
 
     def _may_tell(self, peer: int) -> bool:
@@ -337,7 +337,3 @@ class Exchange:
                 await self._owner.submit(payloads, client=client)
         finally:
             self._submitting.discard(peer)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

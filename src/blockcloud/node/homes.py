@@ -1,6 +1,6 @@
-"""The home folder of a newcomer: a node that the genesis does not know.
+"""The home folder of a node: of a validator of the genesis, or of a newcomer that the genesis does not know.
 
-It holds the genesis, a configuration, and new secrets that never leave it: the node key, which is who the node is for
+It holds the genesis, a configuration, and secrets that never leave it: the node key, which is who the node is for
 life, and the secret of its hash onion. The data begins at the genesis, and nothing in it lets a newcomer sign: that
 takes a bond, and a consensus key that the running node makes itself (`node/consensus_keys.py`).
 """
@@ -36,13 +36,19 @@ def make_home(folder: Path, genesis: Genesis, base_port: int = BASE_PORT) -> tup
         raise BadConfiguration(f"cannot make the folder: {error.strerror}", folder=str(folder)) from None
     config = NodeConfig(home=folder, api_port=base_port, link_port=base_port + 1)
     key = SigningKey.generate()
+    fill_home(config, genesis, key, SigningKey.generate())
+    return config, key
+
+
+def fill_home(config: NodeConfig, genesis: Genesis, key: SigningKey, onion: SigningKey) -> None:
+    """Write all that a node needs into the empty folder `config.home`: its data begins at the genesis."""
     config.genesis_path.write_text(genesis.to_json(), encoding="utf-8")
     key.save(config.key_path)
-    SigningKey.generate().save(config.onion_path)
+    onion.save(config.onion_path)
     store = RocksStore(config.data_path)
     try:
         initialise_data(store, genesis)
     finally:
         store.close()
-    (folder / CONFIG_FILE).write_text(config.to_toml(), encoding="utf-8")  # last: with it the home is complete
-    return config, key
+    # Last: with it the home is complete.
+    (config.home / CONFIG_FILE).write_text(config.to_toml(), encoding="utf-8")

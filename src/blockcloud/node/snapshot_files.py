@@ -18,6 +18,7 @@ from struct import Struct
 from typing import Final
 
 from blockcloud.primitives.errors import StorageFault
+from blockcloud.primitives.files import sync_folder
 from blockcloud.service_chain.snapshot import MANIFEST_BYTES, manifest_digest
 
 KEPT: Final = 2
@@ -93,7 +94,7 @@ class SnapshotWriter:
                     os.fsync(file.fileno())
             shutil.rmtree(target, ignore_errors=True)
             self._folder.rename(target)
-            _sync_folder(self._parent)
+            sync_folder(self._parent)
         return StoredSnapshot(target)
 
     def abort(self) -> None:
@@ -123,11 +124,3 @@ def _storage_faults(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageFault(f"cannot write a snapshot: {error.strerror}", path=str(path)) from None
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

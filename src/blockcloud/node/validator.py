@@ -12,7 +12,6 @@ state root differs from a certified one. `failed()` then raises the reason. DESI
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Coroutine, Iterable, Sequence
 from functools import partial
 from types import TracebackType
@@ -23,6 +22,7 @@ import structlog
 from blockcloud.node import status
 from blockcloud.node.applying import Applied, Applier, SharedChain
 from blockcloud.node.certification import Certification
+from blockcloud.node.clock import unix_ms
 from blockcloud.node.config import NodeConfig
 from blockcloud.node.consensus_keys import ConsensusKeys
 from blockcloud.node.events import EventLog, Subscription
@@ -102,7 +102,7 @@ class Validator:
             self.mempool,
             version=self.protocol_version,
             send=self._send,
-            now_ms=_now_ms(),
+            now_ms=unix_ms(),
         )
         onion = read_onion(self.config.onion_path, genesis.staking.onion_length)
         self.membership = Membership(
@@ -111,7 +111,7 @@ class Validator:
         self.routing_table = RoutingTable(self.store)
         self.routing = RoutingCore(self.routing_table, self.chain.is_announced, self.chain.instance_keys)
         self.submissions = Submissions()
-        self.events = EventLog(_now_ms())
+        self.events = EventLog(unix_ms())
         self.transactions_applied = 0
         self.clock_skew_ms = 0  # how far other members' newest clocks are ahead of ours, at the median
         self.metrics = status.metrics_registry(self)
@@ -244,7 +244,7 @@ class Validator:
 
     def _begin_era(self, plan: EraPlan) -> None:
         """The last commit of an era has been executed."""
-        now_ms = _now_ms()
+        now_ms = unix_ms()
         self.eras.begin(plan, now_ms)
         self.snapshots.make(plan)
         if not self.config.archive:
@@ -316,7 +316,7 @@ class Validator:
     def _submitted(self) -> None:
         """The mempool got something."""
         with self._halting():
-            self.core.submitted(_now_ms())
+            self.core.submitted(unix_ms())
             self.pump_soon()
 
     def proven(self, key: bytes, height: int | None = None) -> ProvenValue:
@@ -360,12 +360,12 @@ class Validator:
 
     def put_address_record(self, data: bytes) -> None:
         """Store a signed address record, and tell the other routing nodes. Raises typed errors."""
-        self.routing.put_record(data, _now_ms() // 1_000)
+        self.routing.put_record(data, unix_ms() // 1_000)
         self.exchange.send_routing()
 
     def address_records(self, name: str) -> list[bytes]:
         """The records of `name` whose lease runs."""
-        return self.routing_table.records(name, _now_ms() // 1_000)
+        return self.routing_table.records(name, unix_ms() // 1_000)
 
     # Links
 
@@ -444,12 +444,12 @@ class Validator:
             self._timer = None
         due_ms = self.core.next_timer()
         if due_ms is not None and not self.exchange.throttled:
-            self._timer = self._loop.call_later(max(due_ms - _now_ms(), 1) / 1_000, self._tick)
+            self._timer = self._loop.call_later(max(due_ms - unix_ms(), 1) / 1_000, self._tick)
 
     def _tick(self) -> None:
         with self._halting():
             self._timer = None
-            self.core.tick(_now_ms())
+            self.core.tick(unix_ms())
             self.pump_soon()
 
     def _throttle(self) -> None:
@@ -475,7 +475,7 @@ class Validator:
             self.core.proposal_operations = min(
                 BLOCK_OPERATIONS, max(PROPOSAL_OPERATIONS_MIN, int(self.submissions.rate.per_s * PROPOSAL_SECONDS))
             )
-            self.routing.tick(_now_ms() // 1_000)
+            self.routing.tick(unix_ms() // 1_000)
             self.exchange.send_routing()
 
     # Results
@@ -594,7 +594,3 @@ def _member_address(key: bytes, link_address: str) -> MemberAddress:
     if not host or not port.isascii() or not port.isdigit():
         raise BadConfiguration("a link address is host:port", address=link_address)
     return MemberAddress(key, host.strip("[]"), int(port))
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

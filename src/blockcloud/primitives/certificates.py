@@ -8,10 +8,11 @@ member as long as less than a third of the weight lies, so two certificates can 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 from blockcloud.primitives import codec
 from blockcloud.primitives.codec import Struct
-from blockcloud.primitives.errors import BadCertificate
+from blockcloud.primitives.errors import BadCertificate, BelowQuorum, DoubledSigner
 from blockcloud.primitives.hashes import tagged_hash
 from blockcloud.primitives.keys import verify
 from blockcloud.primitives.limits import COMMITTEE_MEMBERS
@@ -63,17 +64,18 @@ class Certificate(Struct, frozen=True):
     signatures: tuple[tuple[bytes, bytes], ...]
 
     def verify(self, weights: Mapping[bytes, int]) -> None:
-        """Raise BadCertificate or BadSignature unless members of `weights` (key -> weight) with weight >= q signed."""
+        """Raise DoubledSigner, BadCertificate (a stranger signed), BelowQuorum or BadSignature unless members of
+        `weights` (key -> weight) with weight >= q signed."""
         signers = [signer for signer, _ in self.signatures]
-        if len(signers) > COMMITTEE_MEMBERS or signers != sorted(signers) or len(set(signers)) != len(signers):
-            raise BadCertificate("signers are not in ascending order without repetition")
+        if any(first >= second for first, second in pairwise(signers)):
+            raise DoubledSigner("signers are not in ascending order without repetition")
         strangers = [signer for signer in signers if signer not in weights]
         if strangers:
             raise BadCertificate("a signer is not in the committee", signer=strangers[0].hex()[:16])
         weight = sum(weights[signer] for signer in signers)
         needed = quorum_weight(sum(weights.values()))
         if weight < needed:
-            raise BadCertificate("not enough weight signed", weight=weight, needed=needed)
+            raise BelowQuorum("not enough weight signed", weight=weight, needed=needed)
         message = codec.encode(self.statement)
         for signer, signature in self.signatures:
             verify(signer, DOMAIN, message, signature)

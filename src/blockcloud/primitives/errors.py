@@ -81,6 +81,18 @@ class BadCertificate(PeerFault):
     code = "bad_certificate"
 
 
+class DoubledSigner(BadCertificate):
+    """A certificate has a signer twice, or its signers out of order."""
+
+    code = "doubled_signer"
+
+
+class BelowQuorum(BadCertificate):
+    """The signers of a certificate have less weight than a quorum."""
+
+    code = "below_quorum"
+
+
 class UnknownSigner(PeerFault):
     """A statement is signed by a key outside the committee."""
 

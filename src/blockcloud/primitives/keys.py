@@ -18,6 +18,7 @@ from nacl.bindings import crypto_sign, crypto_sign_open, crypto_sign_seed_keypai
 from nacl.exceptions import CryptoError
 
 from blockcloud.primitives.errors import BadConfiguration, BadSignature
+from blockcloud.primitives.files import sync_folder
 from blockcloud.primitives.hashes import tagged
 
 PUBLIC_KEY_BYTES = 32
@@ -91,11 +92,7 @@ class SigningKey:
             file.write(pem)
             file.flush()
             os.fsync(file.fileno())
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
 
     def sign(self, domain: str, message: bytes) -> bytes:
         """Signature (64 bytes) over `message` under the tag `domain`."""

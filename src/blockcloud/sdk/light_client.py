@@ -47,7 +47,7 @@ from blockcloud.sdk.errors import (
     WrongStateKey,
 )
 from blockcloud.service_chain.genesis import Genesis
-from blockcloud.service_chain.handover import HANDOVER_BYTES, Handover, WrongEra, check_signers
+from blockcloud.service_chain.handover import HANDOVER_BYTES, Handover, WrongEra
 from blockcloud.service_chain.proven import ProvenValue
 from blockcloud.transaction_chain.commit import COMMIT_BYTES
 
@@ -202,7 +202,6 @@ class LightClient:
                 raise WrongEra("the newest certificate is of an era that the state does not know", era=statement.era)
             # It may be older than the eras that are kept, if hand-overs were followed since.
             if statement.era in eras:
-                check_signers(state.newest, eras[statement.era].weights)
                 state.newest.verify(eras[statement.era].weights)
         self._eras = eras
         self.newest, self.newest_time_ms, self.evidence = state.newest, state.time_ms, state.evidence
@@ -216,9 +215,9 @@ class LightClient:
         return TrustedState(self.chain_id, handovers, self.newest, self.newest_time_ms, self.evidence)
 
     def committee_for(self, certificate: Certificate, now_ms: int) -> Mapping[bytes, int]:
-        """The committee (key -> bond) that a certificate is to be verified by, if its signers reach the quorum.
+        """The committee (key -> bond) that a certificate is to be verified by.
 
-        Raises TrustExpired, ConflictingCertificates, WrongChain, UnknownEra, WrongEra, DoubledSigner or BelowQuorum.
+        Raises TrustExpired, ConflictingCertificates, WrongChain, UnknownEra or WrongEra.
         """
         self._require_trust(now_ms)
         statement = certificate.statement
@@ -229,7 +228,6 @@ class LightClient:
         era = self._eras.get(statement.era)
         if era is None:
             raise WrongEra("a certificate of an era long ago does not count", era=statement.era, newest=self.era)
-        check_signers(certificate, era.weights)
         return era.weights
 
     def check_place(self, certificate: Certificate) -> None:

@@ -14,6 +14,7 @@ from typing import Final
 
 from blockcloud.primitives import codec
 from blockcloud.primitives.errors import BadConfiguration, PeerFault, StorageFault
+from blockcloud.primitives.files import sync_folder
 from blockcloud.sdk.home import Home
 from blockcloud.sdk.light_client import TRUSTED_STATE_BYTES, TrustedState
 
@@ -78,16 +79,7 @@ class TrustStore:
                 with suppress(FileNotFoundError):
                     os.unlink(name)
                 raise
-            _sync_folder(folder)
+            sync_folder(folder)
         except OSError as error:
             raise StorageFault(f"cannot keep the trusted state: {error.strerror}", path=str(self.path)) from None
         self._kept = state
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a renamed entry last over a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

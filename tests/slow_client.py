@@ -1,0 +1,20 @@
+"""An unmodified HTTP client that reads at a limited rate, so that a move falls into its download.
+
+`python -c SCRIPT URL BYTES_PER_SECOND` prints after each read how much has come, at the end the SHA-256 of it, and ends
+with 0 if it was as much as the server announced. Its sleep is the rate limit.
+"""
+
+SCRIPT = """
+import hashlib, sys, time, urllib.request
+url, rate = sys.argv[1], int(sys.argv[2])
+start, received, digest = time.monotonic(), 0, hashlib.sha256()
+with urllib.request.urlopen(url, timeout=30) as answer:
+    expected = int(answer.headers["Content-Length"])
+    while data := answer.read(65536):
+        received += len(data)
+        digest.update(data)
+        print(received, flush=True)
+        time.sleep(max(0.0, received / rate - (time.monotonic() - start)))
+print(digest.hexdigest(), flush=True)
+sys.exit(received != expected)
+"""

@@ -10,9 +10,10 @@ import json
 import sys
 from pathlib import Path
 
-from blockcloud.node.resources.challenge import ChallengeParameters, Prover
+from blockcloud.node.resources.challenge import Prover
 from blockcloud.node.resources.examination import serve
 from blockcloud.node.resources.plot import PlotFile, SegmentProof, make_chunk
+from blockcloud.transaction_chain.cloudpos.parameters import ChallengeParameters
 from blockcloud.transaction_chain.cloudpos.stake import Resources, StakeClaim
 from tests.node.resource_world import key_of
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from blockcloud.node.resources.challenge import Candidate, ChallengeParameters, Challenger, Prover
-from blockcloud.node.resources.plot import PlotParameters, make_plot
+from blockcloud.node.resources.challenge import Candidate, Challenger, Prover
+from blockcloud.node.resources.plot import make_plot
 from blockcloud.primitives.keys import SigningKey
+from blockcloud.transaction_chain.cloudpos.parameters import ChallengeParameters, PlotParameters
 from blockcloud.transaction_chain.cloudpos.stake import Resources, StakeClaim
 
 SEED = bytes([5]) * 32

@@ -24,10 +24,8 @@ from blockcloud.node.resources import compute, transfer
 from blockcloud.node.resources.challenge import (
     ANSWER_BYTES,
     CHALLENGE_BYTES,
-    SEGMENTS_LIMIT,
     Answer,
     Challenge,
-    ChallengeParameters,
     Challenger,
     ChallengeRefused,
     ComputeAnswer,
@@ -42,9 +40,15 @@ from blockcloud.node.resources.challenge import (
     to_be_signed,
 )
 from blockcloud.node.resources.examination import Examination, read_frame, serve, write_frame
-from blockcloud.node.resources.plot import PlotParameters, SegmentProof, make_chunk, make_plot
+from blockcloud.node.resources.plot import SegmentProof, make_chunk, make_plot
 from blockcloud.primitives import codec
 from blockcloud.primitives.errors import BadConfiguration, BlockCloudError, Oversized, PeerFault
+from blockcloud.transaction_chain.cloudpos.parameters import (
+    LINKS_LIMIT,
+    SEGMENTS_LIMIT,
+    ChallengeParameters,
+    PlotParameters,
+)
 from blockcloud.transaction_chain.cloudpos.stake import Resources, StakeClaim
 from blockcloud.transaction_chain.cloudpos.verdicts import Verdict
 from tests.node.resource_world import CHALLENGER, SEED, SMALL, SMALL_PLOT, Staked, key_of, stake
@@ -301,7 +305,7 @@ def test_the_largest_messages_are_within_their_limits() -> None:
     proof = SegmentProof(bytes(4_096), bytes(32), (bytes(32),) * 32, (bytes(32),) * 32)
     answers: list[Answer] = [
         PlotAnswer((proof,) * SEGMENTS_LIMIT, bytes(64)),
-        ComputeAnswer(((bytes(32),) * compute.LINKS_LIMIT,) * 64, bytes(64)),
+        ComputeAnswer(((bytes(32),) * LINKS_LIMIT,) * 64, bytes(64)),
     ]
     assert all(decode_answer(codec.encode(answer)) == answer for answer in answers)
     with pytest.raises(PeerFault):
@@ -320,7 +324,7 @@ def test_the_largest_messages_are_within_their_limits() -> None:
         {"tolerance_permille": 2_000},
         {"tolerance_permille": 1_000},
         {"links_checked": 65},
-        {"links": compute.LINKS_LIMIT + 1},
+        {"links": LINKS_LIMIT + 1},
         {"patience_ms": 1_500},
         {"plot": PlotParameters(passes=1)},
         {"plot": PlotParameters(passes=3)},

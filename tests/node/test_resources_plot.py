@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from blockcloud.node.resources.plot import (
     PlotDamaged,
     PlotFile,
-    PlotParameters,
     make_chunk,
     make_plot,
     segments_of,
@@ -23,6 +22,7 @@ from blockcloud.primitives import codec
 from blockcloud.primitives.errors import BadConfiguration, StorageFault
 from blockcloud.primitives.hashes import tagged_hash
 from blockcloud.primitives.merkle import merkle_root
+from blockcloud.transaction_chain.cloudpos.parameters import PlotParameters
 from tests.node.resource_world import SEED, SMALL_PLOT, key_of
 
 KEY = key_of(1).public

@@ -20,11 +20,12 @@ from statistics import median
 
 import pytest
 
-from blockcloud.node.resources.challenge import ANSWER_BYTES, Candidate, ChallengeParameters, Challenger
+from blockcloud.node.resources.challenge import ANSWER_BYTES, Candidate, Challenger
 from blockcloud.node.resources.compute import measure_core_steps_per_second
 from blockcloud.node.resources.examination import Examination, read_frame, write_frame
 from blockcloud.node.resources.plot import PlotFile, make_chunk, make_plot
 from blockcloud.primitives import codec
+from blockcloud.transaction_chain.cloudpos.parameters import ChallengeParameters
 from blockcloud.transaction_chain.cloudpos.sortition import ChallengeRound
 from blockcloud.transaction_chain.cloudpos.stake import Resources, StakeClaim
 from blockcloud.transaction_chain.cloudpos.verdicts import Outcome, Report, Verdict, Verdicts, settle

@@ -32,13 +32,19 @@ from typing import Annotated, Final, TypeAlias, cast
 from msgspec import Meta
 
 from blockcloud.node.resources import compute, plot, transfer
-from blockcloud.node.resources.plot import Digest, PlotFile, PlotParameters, SegmentProof
+from blockcloud.node.resources.plot import Digest, PlotFile, SegmentProof
 from blockcloud.primitives import codec
 from blockcloud.primitives.codec import Struct
 from blockcloud.primitives.errors import BadConfiguration, BadSignature, PeerFault
 from blockcloud.primitives.hashes import tagged_hash
 from blockcloud.primitives.keys import SIGNATURE_BYTES, SigningKey, verify
 from blockcloud.primitives.merkle import merkle_root
+from blockcloud.transaction_chain.cloudpos.parameters import (
+    LINKS_LIMIT,
+    SEGMENTS_LIMIT,
+    ChallengeParameters,
+    PlotParameters,
+)
 from blockcloud.transaction_chain.cloudpos.stake import COMPUTE_LANES_LIMIT, RESOURCE_LIMIT, StakeClaim
 from blockcloud.transaction_chain.cloudpos.verdicts import Verdict
 
@@ -47,7 +53,6 @@ ANSWER_DOMAIN = "challenge-answer/v1"
 PLACES_DOMAIN = "challenge-places/v1"
 CHALLENGE_BYTES: Final = 512
 ANSWER_BYTES: Final = 1024 * 1024
-SEGMENTS_LIMIT: Final = 64
 NONCE_BYTES: Final = 32
 # A prover does not work more than this for one challenge: so many times what it staked for one window.
 WORK_LIMIT_WINDOWS: Final = 2
@@ -57,47 +62,6 @@ class ChallengeRefused(PeerFault):
     """A challenge for someone else, by someone else, or for more than was staked."""
 
     code = "challenge_refused"
-
-
-class ChallengeParameters(Struct, frozen=True):
-    """How stakes are tested, the same at every node of a chain; devnet values. Times in milliseconds."""
-
-    plot: PlotParameters = PlotParameters()
-    plot_deadline_ms: int = 25
-    plot_segments: int = 8
-    plot_rounds: int = 12
-    plot_rounds_passed: int = 4
-    chunks_remade: int = 1
-    window_ms: int = 1_000
-    tolerance_permille: int = 1_500
-    links: int = 64
-    links_checked: int = 8
-    patience_ms: int = 5_000
-
-    def check(self) -> None:
-        """Raise BadConfiguration unless the values fit together."""
-        self.plot.check()
-        relations = (
-            (self.plot_deadline_ms > 0, "a plot answer has time"),
-            (self.plot.remake_ms >= 2 * self.plot_deadline_ms, "a chunk takes two deadlines to make again"),
-            (0 < self.plot_segments <= SEGMENTS_LIMIT, "the segments of a round are within the limit"),
-            (0 < self.plot_rounds_passed <= self.plot_rounds, "rounds to pass are among the rounds"),
-            (4 * self.plot_rounds_passed >= self.plot_rounds, "a quarter of the rounds at the least is to be passed"),
-            (0 < self.chunks_remade <= self.plot_segments, "the chunks made again are among those asked for"),
-            (self.window_ms > 0, "compute and transfer have a window"),
-            (1_000 < self.tolerance_permille < 2_000, "the tolerance is above one window and below two"),
-            (0 < self.links_checked <= self.links <= compute.LINKS_LIMIT, "links are checked, within the limit"),
-            (self.window_ms * self.tolerance_permille < self.patience_ms * 1_000, "patience outlasts the deadline"),
-            (self.plot_deadline_ms < self.patience_ms, "patience outlasts the deadline"),
-        )
-        for holds, reason in relations:
-            if not holds:
-                raise BadConfiguration(f"challenge parameters: {reason}")
-
-    @property
-    def window_deadline_ms(self) -> float:
-        """For compute and transfer."""
-        return self.window_ms * self.tolerance_permille / 1_000
 
 
 # What is asked
@@ -119,7 +83,7 @@ class ComputeChallenge(Struct, frozen=True, tag=2):
     challenger: Digest
     prover: Digest
     lanes: Annotated[int, Meta(ge=1, le=COMPUTE_LANES_LIMIT)]
-    links: Annotated[int, Meta(ge=1, le=compute.LINKS_LIMIT)]
+    links: Annotated[int, Meta(ge=1, le=LINKS_LIMIT)]
     steps: Annotated[int, Meta(ge=1, le=RESOURCE_LIMIT)]
 
 
@@ -150,7 +114,7 @@ class ComputeAnswer(Struct, frozen=True, tag=2):
     """The checkpoints of each lane."""
 
     content: Annotated[
-        tuple[Annotated[tuple[Digest, ...], Meta(max_length=compute.LINKS_LIMIT)], ...],
+        tuple[Annotated[tuple[Digest, ...], Meta(max_length=LINKS_LIMIT)], ...],
         Meta(max_length=COMPUTE_LANES_LIMIT),
     ]
     signature: Signature

@@ -21,7 +21,6 @@ from typing import Final
 
 from blockcloud.primitives.hashes import DIGEST_BYTES
 
-LINKS_LIMIT: Final = 256
 _CALIBRATION_STEPS: Final = 20_000
 _CALIBRATION_ROUNDS: Final = 5
 

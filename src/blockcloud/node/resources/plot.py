@@ -41,18 +41,12 @@ from blockcloud.primitives.codec import Struct
 from blockcloud.primitives.errors import BadConfiguration, BlockCloudError, StorageFault
 from blockcloud.primitives.hashes import DIGEST_BYTES, tagged_hash
 from blockcloud.primitives.merkle import leaf_hash, merkle_root, node_hash, verify_inclusion
+from blockcloud.transaction_chain.cloudpos.parameters import SEGMENT_BYTES_LIMIT, WORD_BYTES, PlotParameters
 
 CHUNK_DOMAIN = "plot-chunk/v1"
-WORD_BYTES: Final = DIGEST_BYTES
-CHUNK_BYTES_LIMIT: Final = 16 * 1024 * 1024
 CHUNKS_LIMIT: Final = 2**24
-PASSES_LIMIT: Final = 64
 PROOF_STEPS_LIMIT: Final = 32
-SEGMENT_BYTES_LIMIT: Final = 4 * 1024
 HEADER_BYTES: Final = 4 * 1024
-# SHA-256 of one core with SHA instructions, as it is usual now; bytes hashed in a step beside the window.
-SHA256_BYTES_PER_MS: Final = 1_500_000
-STEP_BYTES: Final = 68
 MAGIC: Final = "blockcloud plot 1"
 
 Digest = Annotated[bytes, Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
@@ -63,43 +57,6 @@ class PlotDamaged(StorageFault):
 
     code = "plot_damaged"
     hint = "The disk changed or lost data. Make the plot again."
-
-
-class PlotParameters(Struct, frozen=True):
-    """The shape of plots, the same for all nodes of a chain. Sizes in bytes; devnet values."""
-
-    chunk_bytes: int = 64 * 1024
-    segment_bytes: int = 1024
-    window_bytes: int = 12 * 1024
-    passes: int = 4
-
-    def check(self) -> None:
-        """Raise BadConfiguration unless the values fit together."""
-        relations = (
-            (0 < self.chunk_bytes <= CHUNK_BYTES_LIMIT, "a chunk has a size within the limit"),
-            (self.segment_bytes <= SEGMENT_BYTES_LIMIT, "a segment has a size within the limit"),
-            (
-                self.segment_bytes > 0 and self.chunk_bytes % self.segment_bytes == 0,
-                "a chunk consists of whole segments",
-            ),
-            (self.chunk_bytes % WORD_BYTES == 0, "a chunk consists of whole words"),
-            (0 < self.window_bytes < self.chunk_bytes, "the window is a part of the chunk"),
-            (2 <= self.passes <= PASSES_LIMIT, "fewer than two passes leave a shortcut"),
-        )
-        for holds, reason in relations:
-            if not holds:
-                raise BadConfiguration(f"plot parameters: {reason}")
-
-    @property
-    def remake_ms(self) -> int:
-        """How long it takes to make a part of a chunk again that was dropped: all passes but the last at the least."""
-        steps = (self.passes - 1) * self.chunk_bytes // WORD_BYTES
-        return steps * (self.window_bytes + STEP_BYTES) // SHA256_BYTES_PER_MS
-
-    @property
-    def segments(self) -> int:
-        """Segments in a chunk."""
-        return self.chunk_bytes // self.segment_bytes
 
 
 class SegmentProof(Struct, frozen=True):

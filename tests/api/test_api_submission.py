@@ -75,7 +75,7 @@ async def test_each_item_has_its_own_outcome(api: Api) -> None:
 
 async def test_what_is_above_capacity_is_busy_and_says_when_to_come_again(api: Api) -> None:
     submissions = api.validator.submissions
-    held = submissions.limit
+    held = 2 * submissions.limit
     submissions.reserved += held
     try:
         (item,) = await api.submit(api.net.transfer(4, 0, TARGET, 1))

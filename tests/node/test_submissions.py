@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from blockcloud.node.applying import Applied
+from blockcloud.node.fair_shares import HEAVY_S
 from blockcloud.node.submissions import (
     ACCEPTED,
     LIFETIME_S,
@@ -48,31 +50,121 @@ def applied(outcomes: list[tuple[bytes, str]], receipts: list[Receipt], payloads
     )
 
 
+def sender(number: int) -> bytes:
+    return number.to_bytes(32, "little")
+
+
 def fill(submissions: Submissions, count: int, start: int = 0, now_s: float = 0.0) -> None:
+    """So many transactions of one sender each are outstanding."""
     for number in range(start, start + count):
-        submissions.add(identifier(number), payload_of(identifier(number)), now_s)
+        (position,) = submissions.admit("filler", [sender(number)], now_s)
+        assert position == 0
+        submissions.add(identifier(number), payload_of(identifier(number)), ("filler", sender(number)), now_s)
 
 
-@given(st.lists(st.integers(1, 1_000), min_size=1, max_size=60))
-def test_what_is_admitted_never_exceeds_the_limit(batches: list[int]) -> None:
-    submissions, taken = Submissions(), 0
-    for wanted in batches:
-        admitted = submissions.admit(wanted)
-        assert 0 <= admitted <= wanted
-        taken += admitted
-        assert taken <= submissions.limit
-        room = submissions.limit - taken
-        assert room or not submissions.admit(1)
-    fill(submissions, taken)
-    submissions.release(taken)
+class Greedy:
+    """Hands in batch after batch of `senders`, as many as are let in, and remembers what it holds."""
+
+    def __init__(self, submissions: Submissions, client: str, senders: list[bytes]) -> None:
+        self.submissions, self.client, self.senders = submissions, client, senders
+        self.held: list[tuple[str, bytes]] = []
+
+    def press(self, batches: int, now_s: float) -> None:
+        for _ in range(batches):
+            positions = self.submissions.admit(self.client, self.senders, now_s)
+            self.held += [(self.client, self.senders[position]) for position in positions]
+
+    def finish(self, count: int) -> None:
+        """The oldest `count` are through."""
+        done, self.held = self.held[:count], self.held[count:]
+        self.submissions.release(done)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.lists(st.integers(0, 9), min_size=1, max_size=300)), max_size=40))
+def test_what_is_admitted_never_exceeds_the_limit_and_comes_back(batches: list[tuple[int, list[int]]]) -> None:
+    submissions, holders = Submissions(), []
+    for client, senders in batches:
+        keys = [sender(number) for number in senders]
+        admitted = submissions.admit(str(client), keys, 0.0)
+        refused = [position for position in range(len(keys)) if position not in admitted]
+        # A later one without an earlier one would be out of sequence.
+        first_refused = {keys[position]: position for position in reversed(refused)}
+        assert all(position < first_refused.get(keys[position], len(keys)) for position in admitted)
+        holders += [(str(client), keys[position]) for position in admitted]
+        assert submissions.reserved == len(holders) <= submissions.limit * 9 // 8
+    submissions.release(holders)
     assert submissions.reserved == 0
+    fill(submissions, submissions.limit, now_s=HEAVY_S)
 
 
 def test_one_large_submission_leaves_room_for_others() -> None:
     submissions = Submissions()
-    first = submissions.admit(1_000)
-    assert first == OUTSTANDING_MIN // 2
-    assert submissions.admit(1_000) == (OUTSTANDING_MIN - first) // 2
+    first = submissions.admit("one", [sender(number) for number in range(1_000)], 0.0)
+    assert first == list(range(OUTSTANDING_MIN // 2))
+    second = submissions.admit("one", [sender(number) for number in range(1_000)], 0.0)
+    assert len(second) == (OUTSTANDING_MIN - len(first)) // 2
+
+
+@pytest.mark.parametrize("hosts", [("one", "other"), ("one", "one")], ids=["two clients", "two senders of one client"])
+def test_two_greedy_ones_share_alike_however_hard_they_press(hosts: tuple[str, str]) -> None:
+    submissions = Submissions()
+    hard = Greedy(submissions, hosts[0], [sender(1)] * 400)
+    soft = Greedy(submissions, hosts[1], [sender(2)] * 40)
+    for turn in range(100):
+        hard.press(10, turn * 0.05)
+        soft.press(4, turn * 0.05)
+        hard.finish(20)
+        soft.finish(20)
+    hard.press(10, turn * 0.05)
+    soft.press(4, turn * 0.05)
+    assert len(hard.held) + len(soft.held) >= submissions.limit * 9 // 10
+    assert abs(len(hard.held) - len(soft.held)) <= submissions.limit // 10
+
+
+def test_who_asks_for_little_gets_it_beside_a_greedy_one() -> None:
+    submissions = Submissions()
+    greedy = Greedy(submissions, "one", [sender(1)] * 400)
+    for turn in range(50):
+        greedy.press(20, turn * 0.05)
+        assert submissions.admit("one", [sender(1)], turn * 0.05) == []
+        modest = submissions.admit("another", [sender(2)] * 4, turn * 0.05)
+        assert modest == [0, 1, 2, 3]
+        submissions.release([("another", sender(2))] * 4)
+        greedy.finish(30)
+
+
+def test_a_client_alone_may_have_everything() -> None:
+    submissions = Submissions()
+    alone = Greedy(submissions, "one", [sender(1)] * 400)
+    alone.press(50, 0.0)
+    assert len(alone.held) == submissions.limit
+
+
+def test_who_was_greedy_and_is_no_more_leaves_all_to_the_other() -> None:
+    submissions = Submissions()
+    one, other = (Greedy(submissions, client, [sender(1)] * 400) for client in ("one", "other"))
+    one.press(1, 0.0)
+    other.press(20, 0.1)
+    one.finish(400)
+    other.press(20, 0.2)
+    assert len(other.held) <= submissions.limit // 2
+    other.press(20, 0.1 + HEAVY_S)
+    assert len(other.held) == submissions.limit
+
+
+def test_many_names_of_one_client_take_no_more_than_its_share() -> None:
+    """Who claims other senders cannot push other clients aside."""
+    submissions = Submissions()
+    crowd = Greedy(submissions, "one", [sender(number) for number in range(1_000)])
+    other = Greedy(submissions, "other", [sender(1)] * 400)
+    for turn in range(100):
+        crowd.press(10, turn * 0.05)
+        other.press(10, turn * 0.05)
+        crowd.finish(10)
+        other.finish(10)
+    crowd.press(10, turn * 0.05)
+    other.press(10, turn * 0.05)
+    assert abs(len(crowd.held) - len(other.held)) <= submissions.limit // 10
 
 
 def test_the_limit_follows_the_rate_between_its_bounds() -> None:
@@ -104,7 +196,7 @@ def test_busy_says_when_to_come_back() -> None:
     submissions.rate.per_s = 0.0
     assert submissions.busy_result(b"").retry_after_ms == RETRY_MAX_MS
     submissions.waiting = WAITING_SUBMISSIONS
-    assert submissions.admit(1) == 0
+    assert submissions.admit("one", [sender(1)], 0.0) == []
 
 
 async def test_each_waiter_gets_the_outcome_of_its_own() -> None:

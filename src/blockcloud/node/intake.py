@@ -8,13 +8,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from blockcloud.node.applying import SharedChain
 from blockcloud.node.submissions import (
     ACCEPTED,
+    Holder,
     SubmissionResult,
     Submissions,
     Waiter,
     body_of,
+    identify,
     outcome,
     refusal,
-    transaction_id,
 )
 from blockcloud.node.verification import Verdict
 from blockcloud.primitives import codec
@@ -69,21 +70,25 @@ class Intake:
     ) -> list[SubmissionResult]:
         """One result for each payload, in order; see `Validator.submit`."""
         submissions = self._submissions
-        identifiers = [transaction_id(payload) for payload in payloads]
-        results = [SubmissionResult(identifier, ACCEPTED) for identifier in identifiers]
-        admitted = submissions.admit(len(payloads)) if self._open_now() else 0
-        for position in range(admitted, len(payloads)):
-            results[position] = submissions.busy_result(identifiers[position])
+        named = [identify(payload) for payload in payloads]
+        senders = [sender for _, sender in named]
+        admitted = submissions.admit(client, senders, self._loop.time()) if self._open_now() else []
+        holders = {position: (client, named[position][1]) for position in admitted}
+        results = [
+            SubmissionResult(identifier, ACCEPTED) if position in holders else submissions.busy_result(identifier)
+            for position, (identifier, _) in enumerate(named)
+        ]
         if not admitted:
             return results
         waiter = Waiter(results, self._loop.create_future())
         try:
-            verdicts = await self._verify(payloads[:admitted], client)
+            verdicts = await self._verify([payloads[position] for position in admitted], client)
+            now_s = self._loop.time()
+            for position, verdict in zip(admitted, verdicts, strict=True):
+                if self._take(payloads[position], verdict, waiter, position, holders[position], now_s):
+                    del holders[position]
         finally:
-            submissions.release(admitted)
-        now_s = self._loop.time()
-        for position, verdict in enumerate(verdicts):
-            self._take(payloads[position], verdict, waiter, position, now_s)
+            submissions.release(list(holders.values()))
         self._submitted()
         if wait and waiter.left:
             submissions.waiting += 1
@@ -93,21 +98,25 @@ class Intake:
                 submissions.waiting -= 1
         return results
 
-    def _take(self, payload: bytes, verdict: Verdict, waiter: Waiter, position: int, now_s: float) -> None:
-        """Put one verified transaction into the mempool, or say why not."""
+    def _take(
+        self, payload: bytes, verdict: Verdict, waiter: Waiter, position: int, holder: Holder, now_s: float
+    ) -> bool:
+        """Put one verified transaction into the mempool, or say why not. Whether it is outstanding now and was not."""
         submissions, results = self._submissions, waiter.results
         identifier = results[position].id
         if isinstance(verdict, int):
-            if not submissions.is_outstanding(identifier):
+            is_new = not submissions.is_outstanding(identifier)
+            if is_new:
                 if not self._mempool.add(payload, verdict) and payload not in self._mempool:
                     results[position] = submissions.busy_result(identifier)
-                    return
-                submissions.add(identifier, payload, now_s)
+                    return False
+                submissions.add(identifier, payload, holder, now_s)
             submissions.wait_for(identifier, waiter, position)
-            return
+            return is_new
         receipt = self._chain.receipt(identifier) if isinstance(verdict, StaleSequence) else None
         if receipt is not None:
             results[position] = outcome(identifier, receipt.code, codec.encode(receipt))
         else:
             submissions.rejected += 1
             results[position] = refusal(identifier, verdict)
+        return False

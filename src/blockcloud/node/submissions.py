@@ -4,7 +4,9 @@ What a node takes on is bounded by what it gets committed: at most about WINDOW_
 outstanding (Little's law: outstanding = rate x latency, so this bounds latency, and blocks do not grow without end
 under overload). Everything above is answered `busy` at once and costs no signature check, so that throughput stays near
 its peak instead of collapsing. One submission gets at most half of the room that is left, so that a client with large
-batches leaves room for the others.
+batches leaves room for the others. The room is shared fairly (`fair_shares.py`) among clients, by their host, and
+within a client among the senders that its transactions name. Who names somebody else's account takes that sender's
+share of his own client only.
 
 An outstanding transaction ends with its outcome in a commit, or after LIFETIME_S without one.
 """
@@ -13,12 +15,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 
 from blockcloud.node.applying import Applied
+from blockcloud.node.fair_shares import FairShares
 from blockcloud.primitives.errors import BlockCloudError
 from blockcloud.primitives.hashes import tagged_hash
 from blockcloud.primitives.limits import MEMPOOL_TRANSACTIONS, WAITING_SUBMISSIONS
@@ -30,6 +34,7 @@ WINDOW_S: Final = 0.3
 RATE_TIME_CONSTANT_S: Final = 1.5
 OUTSTANDING_MIN: Final = 500  # transactions: room to find the rate from a standing start
 ROOM_UNSHARED: Final = 64  # below this much room nothing is kept back for other clients
+RESERVE_DIVISOR: Final = 8  # so much more than the limit there is for who holds little
 RETRY_MIN_MS: Final = 50
 RETRY_MAX_MS: Final = 2_000
 LIFETIME_S: Final = 60.0
@@ -55,12 +60,13 @@ class SubmissionResult:
     receipt: Receipt | None = None
 
 
-def transaction_id(payload: bytes) -> bytes:
-    """The id that the payload has if it is a transaction, else empty."""
+def identify(payload: bytes) -> tuple[bytes, bytes]:
+    """The id that the payload has if it is a transaction, else empty; and the sender that it names, if it names one."""
     try:
-        return tagged_hash(DOMAIN, _wire(payload).body)
+        body = _wire(payload).body
+        return tagged_hash(DOMAIN, body), _body(body).sender
     except (msgspec.DecodeError, ValueError, RecursionError):
-        return b""
+        return b"", b""
 
 
 def body_of(payload: bytes) -> TransactionBody:
@@ -104,9 +110,14 @@ class Waiter:
     left: int = 0
 
 
+# Whose share a transaction counts for: the client's host, and the sender it names.
+Holder: TypeAlias = tuple[str, bytes]
+
+
 @dataclass(slots=True, eq=False)
 class _Outstanding:
     payload: bytes
+    holder: Holder
     since_s: float
     waiters: list[tuple[Waiter, int]] = field(default_factory=list)
 
@@ -117,6 +128,7 @@ class Submissions:
     def __init__(self) -> None:
         self._outstanding: dict[bytes, _Outstanding] = {}
         self.reserved = 0  # admitted, being verified
+        self._clients, self._senders = FairShares(), FairShares()
         self.waiting = 0  # submissions
         self.rate = Rate()
         self.committed = self.rejected = self.busy = 0
@@ -130,18 +142,38 @@ class Submissions:
         """How many may be outstanding now."""
         return min(MEMPOOL_TRANSACTIONS, max(OUTSTANDING_MIN, int(self.rate.per_s * WINDOW_S)))
 
-    def admit(self, wanted: int) -> int:
-        """How many of `wanted` transactions may be verified now; reserves room for them until `release`."""
-        room = self.limit - len(self._outstanding) - self.reserved
-        if room <= 0 or self.waiting >= WAITING_SUBMISSIONS:
-            return 0
-        admitted = min(wanted, max(room // 2, min(room, ROOM_UNSHARED)))
-        self.reserved += admitted
+    def admit(self, client: str, senders: Sequence[bytes], now_s: float) -> list[int]:
+        """Which of the transactions of `senders` that `client` hands in may be verified now, by position; reserves room
+        for them until `release`. Of one sender no later one gets in if an earlier one does not."""
+        if self.waiting >= WAITING_SUBMISSIONS:
+            return []
+        limit, taken = self.limit, len(self._outstanding) + self.reserved
+        room, reserve = limit - taken, limit // RESERVE_DIVISOR
+        at_most = max(room // 2, min(room, ROOM_UNSHARED))
+        clients, by_sender, admitted = self._clients, self._senders, list[int]()
+        clients.look(now_s)
+        by_sender.look(now_s)
+        for position, sender in enumerate(senders):
+            holder = client, sender
+            if len(admitted) < at_most:
+                fits = clients.fits(client, limit) and by_sender.fits(holder, limit)
+            else:
+                # Half of the reserve is for those who ask for little beside a greedy sender of the same client.
+                most = limit + (reserve if clients.is_light(client) else reserve // 2)
+                fits = room <= 0 and taken < most and clients.fits(client, most) and by_sender.is_light(holder)
+            if fits:
+                clients.take(client, now_s)
+                by_sender.take(holder, now_s)
+                taken += 1
+                admitted.append(position)
+        self.reserved += len(admitted)
         return admitted
 
-    def release(self, admitted: int) -> None:
-        """The verification of so many is over."""
-        self.reserved -= admitted
+    def release(self, holders: Sequence[Holder]) -> None:
+        """The verification of these is over, and they are not to be outstanding."""
+        self.reserved -= len(holders)
+        for holder in holders:
+            self._give_back(holder)
 
     def busy_result(self, identifier: bytes) -> SubmissionResult:
         """`busy`, with the time after which about half of what is outstanding will be through."""
@@ -154,9 +186,10 @@ class Submissions:
         """Whether this node has taken it on and knows no outcome yet."""
         return identifier in self._outstanding
 
-    def add(self, identifier: bytes, payload: bytes, now_s: float) -> None:
-        """A transaction is in the mempool."""
-        self._outstanding.setdefault(identifier, _Outstanding(payload, now_s))
+    def add(self, identifier: bytes, payload: bytes, holder: Holder, now_s: float) -> None:
+        """An admitted transaction, which is not outstanding yet, was verified and is in the mempool."""
+        self.reserved -= 1
+        self._outstanding[identifier] = _Outstanding(payload, holder, now_s)
 
     def wait_for(self, identifier: bytes, waiter: Waiter, position: int) -> None:
         """Let `waiter` have the outcome of an outstanding transaction as its result at `position`."""
@@ -179,6 +212,7 @@ class Submissions:
             if data is None and payload != entry.payload:
                 continue
             del outstanding[identifier]
+            self._give_back(entry.holder)
             own += 1
             self.latency_s += 0.01 * (now_s - entry.since_s - self.latency_s)
             if data is not None:
@@ -196,8 +230,13 @@ class Submissions:
             if now_s - entry.since_s < LIFETIME_S:
                 return
             del self._outstanding[identifier]
+            self._give_back(entry.holder)
             for waiter, position in entry.waiters:
                 self._settle(waiter, position, waiter.results[position])
+
+    def _give_back(self, holder: Holder) -> None:
+        self._clients.give_back(holder[0])
+        self._senders.give_back(holder)
 
     @staticmethod
     def _settle(waiter: Waiter, position: int, result: SubmissionResult) -> None:

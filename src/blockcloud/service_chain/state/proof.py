@@ -35,6 +35,7 @@ from blockcloud.service_chain.state.specification import (
 EMPTY: Final = 0
 PRESENT: Final = 1
 OTHER: Final = 2
+ALL: Final = 0b111  # no sibling of a level is ZERO
 # The longest proof there is: a full path with every sibling.
 PROOF_BYTES_MAX: Final = 2 + 2 * HASH_BYTES + 3 * DIGITS // 8 + 3 * DIGITS * HASH_BYTES
 
@@ -89,17 +90,25 @@ def verify(root: bytes, key: bytes, value: bytes | None, proof: bytes) -> bool:
         return False
     end = len(rest)
     for level in range(depth - 1, -1, -1):
-        children = []
-        for bit in range(3 * level + 2, 3 * level - 1, -1):
-            if bitmap >> bit & 1:
-                children.append(rest[end - HASH_BYTES : end])
-                end -= HASH_BYTES
-            else:
-                children.append(ZERO)
-        children.reverse()
-        children.insert(digit_of(hashed_key, level), place)
-        place = node_hash(b"".join(children))
+        present = bitmap >> 3 * level & 7
+        begin = end - present.bit_count() * HASH_BYTES
+        siblings = rest[begin:end] if present == ALL else _with_zeros(rest[begin:end], present)
+        own = digit_of(hashed_key, level) * HASH_BYTES
+        place = node_hash(siblings[:own] + place + siblings[own:])
+        end = begin
     return place == root
+
+
+def _with_zeros(siblings: bytes, present: int) -> bytes:
+    """All three siblings of a level, of which `siblings` has those whose bit is set in `present`."""
+    parts, at = [], 0
+    for bit in range(3):
+        if present >> bit & 1:
+            parts.append(siblings[at : at + HASH_BYTES])
+            at += HASH_BYTES
+        else:
+            parts.append(ZERO)
+    return b"".join(parts)
 
 
 def _open(hashed_key: bytes, value: bytes | None, proof: bytes) -> tuple[bytes, bytes] | None:

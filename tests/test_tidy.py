@@ -38,6 +38,7 @@ SERVICE_ACCESS_ADAPTORS = (
 ADAPTORS = (
     f"{PACKAGE}primitives/files.py",  # a folder's entries, on the medium
     f"{PACKAGE}primitives/keys.py",  # key files, and new keys from the system's randomness
+    f"{PACKAGE}service_chain/contracts/wasm.py",  # the binding to the engine in C
     f"{PACKAGE}routing/adaptors/",
     # The asyncio side of the service access layer; the rest of it is sans-IO.
     *(f"{PACKAGE}service_access/{name}.py" for name in SERVICE_ACCESS_ADAPTORS),

@@ -31,6 +31,7 @@ class Context:
     chain_id: bytes
     plan: EraPlan  # of the era that the commit belongs to
     era_length: int  # commits
+    contracts: object = None  # the `ContractRuntime` of the thread that executes
 
 
 def debit(state: WorkingState, owner: bytes, amount: int) -> None:

@@ -16,10 +16,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
-from blockcloud.service_chain.accounts import NO_EVENTS, Context, Event, apply_transfer
+from blockcloud.service_chain.accounts import NO_EVENTS, Context, Event, apply_transfer, credit
+from blockcloud.service_chain.contracts.limits import REASON_BYTES
+from blockcloud.service_chain.contracts.rules import apply_call, apply_deploy, told_by
+from blockcloud.service_chain.contracts.runtime import ContractRuntime, Spent
 from blockcloud.service_chain.eras import apply_ready, apply_reveal
 from blockcloud.service_chain.evidence import apply_report_conflict, apply_report_equivocation
+from blockcloud.service_chain.fees import fuel_of, fuel_weight
 from blockcloud.service_chain.lanes import apply_close_lane, apply_open_lane
 from blockcloud.service_chain.names import (
     apply_add_instance,
@@ -36,7 +41,9 @@ from blockcloud.service_chain.operations import (
     AddInstance,
     AnnounceEndpoint,
     Bond,
+    CallContract,
     CloseLane,
+    Deploy,
     OpenLane,
     Preorder,
     Ready,
@@ -103,6 +110,8 @@ RULES: Final[Mapping[type, Rule]] = {
     Unjail: apply_unjail,
     ReportEquivocation: apply_report_equivocation,
     ReportConflict: apply_report_conflict,
+    Deploy: apply_deploy,
+    CallContract: apply_call,
 }
 _NOBODY: Final = Account(0)
 
@@ -113,6 +122,8 @@ class Effect(msgspec.Struct, frozen=True):
     code: str
     fee: int
     events: Sequence[Event]
+    weight: int = 0  # that was paid for
+    spent: Spent | None = None  # by contracts
 
 
 def execute_transaction(state: WorkingState, transaction: Transaction, base_fee: int, context: Context) -> Effect:
@@ -141,8 +152,37 @@ def execute_transaction(state: WorkingState, transaction: Transaction, base_fee:
             _spend(state, sender, body.lane, balance)
     except Failed as rejection:
         state.roll_back(mark)
-        return Effect(rejection.code, fee, NO_EVENTS)
-    return Effect(OK, fee, events)
+        return _settled(state, transaction, base_fee, context, rejection.code, NO_EVENTS, rejection.message)
+    return _settled(state, transaction, base_fee, context, OK, events)
+
+
+def _settled(
+    state: WorkingState,
+    transaction: Transaction,
+    base_fee: int,
+    context: Context,
+    code: str,
+    events: Sequence[Event],
+    reason: str = "",
+) -> Effect:
+    """The effect of a transaction, after the fuel that it reserved and did not use is given back."""
+    body, weight = transaction.body, transaction.weight
+    reserved = fuel_of(body.operations)
+    if not reserved:
+        return Effect(code, base_fee * weight, events, weight)
+    assert isinstance(context.contracts, ContractRuntime), "the service machine gives its runtime"
+    spent = context.contracts.take_spent()
+    unused = fuel_weight(reserved) - fuel_weight(spent.fuel)
+    credit(state, body.sender, base_fee * unused)
+    lane = state.get(lane_key(body.sender, body.lane), Lane) if body.lane else None
+    if lane is not None:
+        state.put(lane_key(body.sender, body.lane), replace(lane, cap=lane.cap + base_fee * unused))
+    if code == OK:
+        events = (*events, *told_by(spent))
+    else:
+        spent = Spent(spent.fuel, reason.encode("ascii", "backslashreplace")[:REASON_BYTES])
+    weight -= unused
+    return Effect(code, base_fee * weight, events, weight, spent)
 
 
 def _authorise(

@@ -11,12 +11,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from blockcloud.service_chain.contracts.limits import FUEL_PER_UNIT
 from blockcloud.service_chain.genesis import FeeParameters
 from blockcloud.service_chain.operations import (
     AddInstance,
     AnnounceEndpoint,
     Bond,
+    CallContract,
     CloseLane,
+    Deploy,
     OpenLane,
     Preorder,
     Ready,
@@ -62,7 +65,11 @@ OPERATION_WEIGHTS: Final[Mapping[type, int]] = {
     # Two signatures each.
     ReportEquivocation: 26,
     ReportConflict: 26,
+    # And their fuel (`fuel_weight`).
+    Deploy: 32,
+    CallContract: 8,
 }
+FUELLED: Final = frozenset((Deploy, CallContract))
 STEP_DIVISOR: Final = 8
 
 
@@ -70,7 +77,20 @@ def weight_of(raw_bytes: int, signatures: int, operations: Sequence[object]) -> 
     """The weight in units of a transaction of so many bytes and signatures; a transfer with one signature has 13."""
     weights = OPERATION_WEIGHTS
     size = -(-raw_bytes // BYTES_PER_UNIT)
-    return size + SIGNATURE_WEIGHT * signatures + sum([weights[type(operation)] for operation in operations])
+    weight = size + SIGNATURE_WEIGHT * signatures + sum([weights[type(operation)] for operation in operations])
+    return weight + fuel_weight(fuel_of(operations))
+
+
+def fuel_of(operations: Sequence[object]) -> int:
+    """The fuel that the operations may use at most."""
+    if FUELLED.isdisjoint(map(type, operations)):
+        return 0
+    return sum([operation.fuel_limit for operation in operations if isinstance(operation, Deploy | CallContract)])
+
+
+def fuel_weight(fuel: int) -> int:
+    """The weight in units of so much fuel."""
+    return -(-fuel // FUEL_PER_UNIT)
 
 
 def next_base_fee(base_fee: int, weight: int, parameters: FeeParameters) -> int:

@@ -16,6 +16,7 @@ from blockcloud.primitives.codec import Struct
 from blockcloud.primitives.errors import BadConfiguration
 from blockcloud.primitives.hashes import tagged_hash
 from blockcloud.primitives.limits import COMMITTEE_MEMBERS
+from blockcloud.service_chain.contracts.limits import ENGINE
 from blockcloud.service_chain.records import (
     Account,
     Candidate,
@@ -122,6 +123,19 @@ class StakingParameters(Struct, frozen=True):
                 raise BadConfiguration(f"staking parameters: {reason}", era_length=era_length)
 
 
+class ContractParameters(Struct, frozen=True):
+    """What all nodes must run contracts with: `engine` is its name and version, for fuel and results are what it says.
+    `deposit_per_byte` micro-BLOC are laid down for each byte that a contract stores."""
+
+    engine: str = ENGINE
+    deposit_per_byte: int = 100
+
+    def check(self) -> None:
+        """Raise BadConfiguration unless the values make sense."""
+        if not 1 <= len(self.engine) <= GENESIS_NAME_CHARACTERS or self.deposit_per_byte < 0:
+            raise BadConfiguration("contract parameters: an engine has a name, a deposit is not negative")
+
+
 class GenesisValidator(Struct, frozen=True):
     """A member of the first committee, and a candidate for the next: `key` is its node key and the consensus key of its
     first era. `link_address` is the "host:port" of its link to other validators; `onion_tip` may be empty: it reveals
@@ -146,6 +160,7 @@ class Genesis(Struct, frozen=True):
     accounts: tuple[tuple[bytes, int], ...]
     fees: FeeParameters = FeeParameters()
     staking: StakingParameters = StakingParameters()
+    contracts: ContractParameters = ContractParameters()
 
     def check(self) -> None:
         """Raise BadConfiguration unless a chain can start from this."""
@@ -154,6 +169,7 @@ class Genesis(Struct, frozen=True):
         self.parameters.check(len(self.committee()))
         self.naming.check()
         self.fees.check()
+        self.contracts.check()
         self.staking.check(self.parameters.era_length)
         for validator in self.validators:
             if len(validator.onion_tip) not in (0, 32):
@@ -231,6 +247,7 @@ class Genesis(Struct, frozen=True):
             "naming": msgspec.structs.asdict(self.naming),
             "fees": msgspec.structs.asdict(self.fees),
             "staking": msgspec.structs.asdict(self.staking),
+            "contracts": msgspec.structs.asdict(self.contracts),
             "validators": [
                 {
                     **msgspec.structs.asdict(validator),
@@ -268,6 +285,7 @@ class _GenesisFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     staking: dict[str, int]
     validators: list[_ValidatorEntry]
     accounts: dict[str, int]
+    contracts: dict[str, int | str] = {}
 
     def genesis(self) -> Genesis:
         return Genesis(
@@ -289,7 +307,16 @@ class _GenesisFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             tuple((bytes.fromhex(key), balance) for key, balance in self.accounts.items()),
             FeeParameters(**self.fees),
             StakingParameters(**self.staking),
+            msgspec.convert(self.contracts, _ContractsEntry).parameters(),
         )
+
+
+class _ContractsEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    engine: str = ENGINE
+    deposit_per_byte: int = ContractParameters().deposit_per_byte
+
+    def parameters(self) -> ContractParameters:
+        return ContractParameters(self.engine, self.deposit_per_byte)
 
 
 class _ValidatorEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -17,17 +17,19 @@ from typing import Final
 from blockcloud.primitives import codec
 from blockcloud.primitives.codec import Struct
 from blockcloud.primitives.errors import LocalFault, WrongChain
-from blockcloud.primitives.limits import STATE_VALUE_BYTES
+from blockcloud.primitives.limits import STATE_VALUE_BYTES, TRANSACTION_OPERATIONS
 from blockcloud.primitives.storage import Batch, Store
 from blockcloud.service_chain import receipts
 from blockcloud.service_chain.accounts import Context, Event
+from blockcloud.service_chain.contracts.limits import FUEL_PER_SLOT
+from blockcloud.service_chain.contracts.runtime import ContractRuntime
 from blockcloud.service_chain.eras import begin_next_era, current_plan, freeze_candidates, last_height
-from blockcloud.service_chain.execution import execute_transaction
-from blockcloud.service_chain.fees import after_commit
+from blockcloud.service_chain.execution import Effect, execute_transaction
+from blockcloud.service_chain.fees import after_commit, fuel_of
 from blockcloud.service_chain.genesis import Genesis
 from blockcloud.service_chain.parsed import ParsedTransactions
 from blockcloud.service_chain.receipts import Receipt, decode_receipt
-from blockcloud.service_chain.records import Account, Candidate, CurrentEra, Fees, NameRecord
+from blockcloud.service_chain.records import Account, Candidate, ContractRecord, CurrentEra, Fees, NameRecord
 from blockcloud.service_chain.rejections import DUPLICATE, StaleSequence, Unpaid
 from blockcloud.service_chain.rewards import note_commit, settle_era
 from blockcloud.service_chain.state import VersionedState
@@ -36,6 +38,7 @@ from blockcloud.service_chain.state_keys import (
     FEES_KEY,
     account_key,
     candidate_key,
+    contract_key,
     era_key,
     file_key,
     name_key,
@@ -80,6 +83,14 @@ def encode_checkpoint(height: int, commit_digest: bytes, root: bytes) -> bytes:
     return codec.encode(_Checkpoint(height, commit_digest, root))
 
 
+def _receipt(transaction_id: bytes, height: int, index: int, effect: Effect) -> Receipt:
+    spent = effect.spent
+    if spent is None:
+        return Receipt(transaction_id, height, index, effect.code, effect.fee)
+    events = tuple((item.contract, item.topic, item.data) for item in spent.events)
+    return Receipt(transaction_id, height, index, effect.code, effect.fee, spent.fuel, spent.output, events)
+
+
 class ServiceChain:
     """The state machine of `genesis` over `store`: recovered if the store has a height, else begun from the genesis.
 
@@ -91,6 +102,7 @@ class ServiceChain:
         self.chain_id = genesis.chain_id()
         self._store = store
         self._parsed = ParsedTransactions()
+        self._contracts = ContractRuntime(genesis.contracts)
         self._load()
 
     def reload(self) -> None:
@@ -109,8 +121,8 @@ class ServiceChain:
             self._recover(int.from_bytes(stored_height))
 
     def check(self, payload: bytes) -> int:
-        """The number of operations in `payload`. Raises a PeerFault unless it is a transaction of this chain that is
-        valid in itself. Costs one Ed25519 verification a signature, once for the same bytes."""
+        """The number of operations in `payload`, fuel counted in. Raises a PeerFault unless it is a transaction of this
+        chain that is valid in itself. Costs one Ed25519 verification a signature, once for the same bytes."""
         known = self._parsed.get(payload)
         if known is None:
             known = parse_transaction(payload)
@@ -118,7 +130,8 @@ class ServiceChain:
                 raise WrongChain("transaction of another chain", chain=known.body.chain_id.hex()[:16])
             verify_signatures(known)
             self._parsed.add(known)
-        return len(known.body.operations)
+        fuel = fuel_of(known.body.operations)
+        return min(TRANSACTION_OPERATIONS, len(known.body.operations) + fuel // FUEL_PER_SLOT)
 
     def execute(self, commit: Commit, batch: Batch) -> Result:
         """Execute `commit`, whose payloads have passed `check` (blocks with others are invalid), into `batch`.
@@ -154,6 +167,7 @@ class ServiceChain:
             chain_id=self.chain_id,
             plan=current_plan(self._working),
             era_length=genesis.parameters.era_length,
+            contracts=self._contracts,
         )
 
     def _end(self, commit: Commit, context: Context) -> EraPlan | None:
@@ -179,11 +193,11 @@ class ServiceChain:
             except Unpaid as rejection:
                 outcomes.append((transaction.id, self._void_code(transaction, rejection, written)))
                 continue
-            written[transaction.id] = encode(Receipt(transaction.id, height, index, effect.code, effect.fee))
+            written[transaction.id] = encode(_receipt(transaction.id, height, index, effect))
             outcomes.append((transaction.id, effect.code))
             paid += effect.fee
             pot += effect.fee >> 1
-            load += transaction.weight
+            load += effect.weight
             if effect.events:
                 events += effect.events
         batch.writes += [(receipts.TABLE, transaction_id, receipt) for transaction_id, receipt in written.items()]
@@ -252,6 +266,11 @@ class ServiceChain:
             previous = record.previous_height
             record = self.name(name, previous) if previous and previous >= self._state.oldest else None
         return entries[::-1]
+
+    def contract(self, address: bytes, height: int | None = None) -> ContractRecord | None:
+        """The contract at an address."""
+        value = self.get(contract_key(address), height)
+        return None if value is None else codec.decode(value, ContractRecord, limit=STATE_VALUE_BYTES)
 
     @property
     def plan(self) -> EraPlan:

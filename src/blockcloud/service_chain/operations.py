@@ -22,6 +22,15 @@ from blockcloud.primitives.hashes import tagged_hash
 from blockcloud.primitives.keys import verify
 from blockcloud.primitives.limits import INSTANCE_KEYS, NAME_BYTES, TRANSACTION_BYTES
 from blockcloud.primitives.names import parse_name
+from blockcloud.service_chain.contracts.limits import (
+    ARGUMENT_BYTES,
+    CODE_BYTES,
+    METHOD_BYTES,
+    TRANSACTION_FUEL,
+)
+from blockcloud.service_chain.contracts.limits import (
+    SALT_BYTES as CONTRACT_SALT_BYTES,
+)
 from blockcloud.transaction_chain.block import DIGEST_DOMAIN, SIGNATURE_DOMAIN, Header
 
 # Heights, sequences and lane numbers: they fit a signed 64-bit integer of any language.
@@ -199,6 +208,30 @@ class ReportConflict(Struct, frozen=True, tag=51):
     second: SignedStatement
 
 
+class Deploy(Struct, frozen=True, tag=60):
+    """Make a contract of `code`, a WebAssembly module, and run its `init` with `arguments`, `value` micro-BLOC and at
+    most `fuel_limit`. Deposits for what is stored come out of the sender's account, up to `deposit_limit`. With another
+    `salt` the same code is another contract."""
+
+    code: Annotated[bytes, Meta(min_length=8, max_length=CODE_BYTES)]
+    salt: Annotated[bytes, Meta(max_length=CONTRACT_SALT_BYTES)]
+    arguments: Annotated[bytes, Meta(max_length=ARGUMENT_BYTES)]
+    value: Amount
+    deposit_limit: Amount
+    fuel_limit: Annotated[int, Meta(ge=1, le=TRANSACTION_FUEL)]
+
+
+class CallContract(Struct, frozen=True, tag=61):
+    """Call a method of a contract; the rest as in `Deploy`."""
+
+    contract: Key
+    method: Annotated[str, Meta(min_length=1, max_length=METHOD_BYTES)]
+    arguments: Annotated[bytes, Meta(max_length=ARGUMENT_BYTES)]
+    value: Amount
+    deposit_limit: Amount
+    fuel_limit: Annotated[int, Meta(ge=1, le=TRANSACTION_FUEL)]
+
+
 Operation: TypeAlias = (
     Transfer
     | OpenLane
@@ -220,6 +253,8 @@ Operation: TypeAlias = (
     | Unjail
     | ReportEquivocation
     | ReportConflict
+    | Deploy
+    | CallContract
 )
 
 OPERATIONS: Final[tuple[type[Operation], ...]] = (
@@ -243,6 +278,8 @@ OPERATIONS: Final[tuple[type[Operation], ...]] = (
     Unjail,
     ReportEquivocation,
     ReportConflict,
+    Deploy,
+    CallContract,
 )
 # Tag of each operation; lanes are managed by the owner only, so a lane cannot be allowed to open wider ones.
 TAGS: Final[Mapping[type, int]] = {operation: int(str(operation.__struct_config__.tag)) for operation in OPERATIONS}

@@ -11,7 +11,7 @@ from blockcloud.primitives import codec
 from blockcloud.primitives.codec import Struct
 
 TABLE: Final = "receipts"
-RECEIPT_BYTES: Final = 1_024
+RECEIPT_BYTES: Final = 8 * 1_024
 
 
 class Receipt(Struct, frozen=True):
@@ -22,6 +22,9 @@ class Receipt(Struct, frozen=True):
     index: int
     code: str
     fee: int  # micro-BLOC
+    fuel: int = 0  # that contracts used
+    output: bytes = b""  # what the last call returned, or why it failed
+    events: tuple[tuple[bytes, bytes, bytes], ...] = ()  # (contract, topic, data)
 
 
 def decode_receipt(data: bytes) -> Receipt:

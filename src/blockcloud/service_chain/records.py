@@ -164,6 +164,29 @@ class Fees(Struct, frozen=True):
     supply: int
 
 
+class ContractRecord(Struct, frozen=True):
+    """A contract. Its money is in the account of its address, its data in StorageCells; `deposit` is what was laid down
+    for `stored_bytes`."""
+
+    code_hash: bytes
+    owner: bytes
+    created_height: int
+    stored_bytes: int
+    deposit: int
+
+
+class CodeRecord(Struct, frozen=True):
+    """The module of one or more contracts, as it was deployed."""
+
+    code: bytes
+
+
+class StorageCell(Struct, frozen=True):
+    """What a contract keeps under one of its keys."""
+
+    value: bytes
+
+
 Record = (
     Account
     | Lane
@@ -181,4 +204,7 @@ Record = (
     | Reveals
     | Upgrade
     | Offence
+    | ContractRecord
+    | CodeRecord
+    | StorageCell
 )

@@ -60,3 +60,18 @@ def era_key(era: int) -> bytes:
 def offence_key(offence: bytes) -> bytes:
     """The Offence of this identity (`evidence.py`)."""
     return b"o" + offence
+
+
+def contract_key(contract: bytes) -> bytes:
+    """The ContractRecord of a contract's address."""
+    return b"c" + contract
+
+
+def code_key(code_hash: bytes) -> bytes:
+    """The CodeRecord of the module with this SHA-256."""
+    return b"w" + code_hash
+
+
+def storage_key(contract: bytes, key: bytes) -> bytes:
+    """The StorageCell of a contract's key."""
+    return b"d" + contract + key

@@ -20,7 +20,8 @@ from blockcloud.primitives.errors import Malformed
 from blockcloud.primitives.hashes import tagged_hash
 from blockcloud.primitives.keys import SigningKey, verify
 from blockcloud.primitives.limits import TRANSACTION_BYTES, TRANSACTION_OPERATIONS, TRANSACTION_SIGNATURES
-from blockcloud.service_chain.fees import weight_of
+from blockcloud.service_chain.contracts.limits import TRANSACTION_FUEL
+from blockcloud.service_chain.fees import fuel_of, weight_of
 from blockcloud.service_chain.operations import Amount, Digest, Key, Number, Operation, check_operation
 
 DOMAIN: Final = "transaction/v1"
@@ -74,6 +75,9 @@ def parse_transaction(raw: bytes) -> Transaction:
         raise Malformed("signatures are not in ascending order of their keys, each key once")
     for operation in body.operations:
         check_operation(operation)
+    fuel = fuel_of(body.operations)
+    if fuel > TRANSACTION_FUEL:
+        raise Malformed("more fuel than a transaction may use", fuel=fuel, limit=TRANSACTION_FUEL)
     weight = weight_of(len(raw), len(signers), body.operations)
     return Transaction(tagged_hash(DOMAIN, wire.body), body, wire.body, wire.signatures, signers, raw, weight)
 

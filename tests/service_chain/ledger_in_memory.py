@@ -11,7 +11,7 @@ from blockcloud.primitives.storage import Batch, MemoryStore
 from blockcloud.service_chain.genesis import FeeParameters, Genesis, GenesisValidator, NamingParameters
 from blockcloud.service_chain.machine import ServiceChain
 from blockcloud.service_chain.operations import Operation, Preorder, Register, name_commitment
-from blockcloud.service_chain.records import Account, Candidate, EraTally, Fees, Lane, NameRecord
+from blockcloud.service_chain.records import Account, Candidate, ContractRecord, EraTally, Fees, Lane, NameRecord
 from blockcloud.service_chain.state import VersionedState
 from blockcloud.service_chain.transaction import TransactionBody, sign_transaction
 from blockcloud.transaction_chain.block import Block, Header, sign_block
@@ -34,6 +34,7 @@ SHAPES: dict[bytes, type[Any]] = {
     b"n": NameRecord,
     b"v": Candidate,
     b"T": EraTally,
+    b"c": ContractRecord,
 }
 
 

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 
 from blockcloud import __version__
 from blockcloud.api.connections import LimitedConnection
+from blockcloud.api.contracts import contract_routes
 from blockcloud.api.description import described
 from blockcloud.api.events import event_routes
 from blockcloud.api.guard import Guard
@@ -41,7 +42,7 @@ def build_app(validator: Validator, host: str) -> ASGIApp:
     app = FastAPI(title="BlockCloud node", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     for kind in (BlockCloudError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _on_error)
-    for routes in (transaction_routes, query_routes, routing_routes, event_routes):
+    for routes in (transaction_routes, query_routes, contract_routes, routing_routes, event_routes):
         app.include_router(routes(validator))
     _add_operations(app, validator)
     candidate = validator.chain.candidate(validator.node_key)

@@ -15,7 +15,8 @@ from blockcloud.service_chain.handover import Handover
 from blockcloud.service_chain.inclusion import ProvenTransaction
 from blockcloud.service_chain.proven import ProvenValue
 from blockcloud.service_chain.receipts import Receipt
-from blockcloud.service_chain.records import Account, Candidate, NameRecord
+from blockcloud.service_chain.records import Account, Candidate, ContractRecord, NameRecord
+from blockcloud.service_chain.rejections import OK
 from blockcloud.transaction_chain.era import EraPlan
 
 
@@ -54,6 +55,34 @@ def receipt_view(receipt: Receipt) -> dict[str, Any]:
         "code": receipt.code,
         "fee": format_amount(receipt.fee),
         "fee_micro_bloc": receipt.fee,
+        **(_contract_part(receipt) if receipt.fuel else {}),
+    }
+
+
+def _contract_part(receipt: Receipt) -> dict[str, Any]:
+    """What contracts used, answered (or why one failed) and told."""
+    output: dict[str, Any] = {"output": receipt.output.hex()}
+    if receipt.code != OK:
+        output = {"reason": receipt.output.decode("ascii", "backslashreplace")}
+    events = [
+        {"contract": format_address(contract), "topic": topic.decode("ascii"), "data": data.hex()}
+        for contract, topic, data in receipt.events
+    ]
+    return {"fuel": receipt.fuel, **output, "events": events}
+
+
+def contract_view(address: bytes, record: ContractRecord, balance: int) -> dict[str, Any]:
+    """A contract: its money, and the deposit for what it stores."""
+    return {
+        "address": format_address(address),
+        "code_hash": record.code_hash.hex(),
+        "owner": format_address(record.owner),
+        "created_height": record.created_height,
+        "balance": format_amount(balance),
+        "balance_micro_bloc": balance,
+        "stored_bytes": record.stored_bytes,
+        "deposit": format_amount(record.deposit),
+        "deposit_micro_bloc": record.deposit,
     }
 
 

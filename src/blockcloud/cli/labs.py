@@ -124,6 +124,16 @@ def bench_sal() -> None:
     show(run(), as_json=options.as_json)
 
 
+@bench.command("contracts")
+def bench_contracts(
+    calls: Annotated[int, typer.Option(help="Calls of each kind.")] = 2_000,
+) -> None:
+    """What a contract call costs beside its fuel, and what a unit of fuel and a deployment cost."""
+    from blockcloud.bench.contracts import run
+
+    show(run(calls=calls), as_json=options.as_json)
+
+
 @bench.command("finality")
 def bench_finality(
     validators: Annotated[str, typer.Option(help="Committee sizes, separated by commas.")] = "4,10,40,100",

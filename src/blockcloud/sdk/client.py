@@ -327,7 +327,9 @@ class AsyncClient:
         self._saw_height(max(receipt.height for receipt in receipts))
         for receipt in receipts:
             if receipt.code != OK:
-                raise rejection(receipt.code, height=receipt.height, transaction=receipt.transaction_id.hex()[:16])
+                more = {"reason": receipt.output.decode("ascii", "backslashreplace")} if receipt.output else {}
+                identifier = receipt.transaction_id.hex()[:16]
+                raise rejection(receipt.code, **more, height=receipt.height, transaction=identifier)
         return receipts
 
     async def transfer(self, key: SigningKey, to: bytes, micro_bloc: int, **how: Any) -> Receipt:

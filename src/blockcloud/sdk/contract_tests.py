@@ -1,9 +1,9 @@
 """A contract's tests, run offline: the production rules and the production engine over a state in memory.
 
-A test file is TOML: `[accounts]` with balances in BLOC, and `[[test]]` with a name and steps. Each test begins anew. A
-step deploys the project's module (`deploy = true`), calls a method (`call`), asks one (`query`, with `expect`), looks at
-a `balance` (`of` so many BLOC, of an account or `contract`), or sets the `height`. `fails` names the code of the failure
-that a step must end with, `reason` the contract's own words, `events` the topics that it must tell.
+A test file is TOML: `[accounts]` with balances in BLOC, and `[[test]]` with a name and steps. Each test begins anew.
+A step deploys the project's module (`deploy = true`), calls a method (`call`), asks one (`query`, with `expect`), looks
+at a `balance` (`of` so many BLOC, of an account or `contract`), or sets the `height`. `fails` names the code of the
+failure that a step must end with, `reason` the contract's own words, `events` the topics that it must tell.
 """
 
 from __future__ import annotations

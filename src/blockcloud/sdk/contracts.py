@@ -130,9 +130,9 @@ async def deploy(
 
 def deployment_fuel(code: bytes) -> int:
     """Enough for a module and an `init` that does not do much."""
-    from blockcloud.service_chain.contracts.limits import DEPLOY_BYTE_FUEL, TRANSACTION_FUEL
+    from blockcloud.service_chain.contracts.limits import DEPLOY_BYTE_FUEL, DEPLOY_FUEL, TRANSACTION_FUEL
 
-    return min(TRANSACTION_FUEL, DEPLOY_BYTE_FUEL * len(code) + FUEL)
+    return min(TRANSACTION_FUEL, DEPLOY_FUEL + DEPLOY_BYTE_FUEL * len(code) + FUEL)
 
 
 async def call(
@@ -162,4 +162,14 @@ async def query(client: AsyncClient, contract: bytes, method: str, arguments: by
     return await client.transport.json(path, {"method": method, "arguments": arguments.hex()})
 
 
-__all__ = ["InvalidAddress", "build", "call", "check", "contract_view", "deploy", "described", "encode_arguments", "query"]
+__all__ = [
+    "InvalidAddress",
+    "build",
+    "call",
+    "check",
+    "contract_view",
+    "deploy",
+    "described",
+    "encode_arguments",
+    "query",
+]

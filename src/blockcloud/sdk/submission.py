@@ -15,9 +15,11 @@ from typing import Any, Final, Literal
 import msgspec
 
 from blockcloud.primitives import codec
+from blockcloud.primitives.addresses import parse_address
 from blockcloud.primitives.errors import (
     BlockCloudError,
     Busy,
+    InvalidAddress,
     NotTakingPart,
     Oversized,
     PeerFault,
@@ -76,12 +78,27 @@ def read_receipt(view: dict[str, Any]) -> Receipt:
     """The receipt in a node's JSON. Raises BadAnswer."""
     try:
         return msgspec.convert(
-            (bytes.fromhex(view["id"]), view["height"], view["index"], view["code"], view["fee_micro_bloc"]),
+            (
+                *(bytes.fromhex(view["id"]), view["height"], view["index"], view["code"], view["fee_micro_bloc"]),
+                *_contract_part(view),
+            ),
             Receipt,
             strict=True,
         )
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, InvalidAddress) as error:
         raise BadAnswer(f"not a receipt: {error}") from None
+
+
+def _contract_part(view: dict[str, Any]) -> tuple[Any, ...]:
+    """What contracts used, answered and told, in the order of a receipt; nothing where none ran."""
+    if "fuel" not in view:
+        return ()
+    events = [
+        (parse_address(item["contract"]), item["topic"].encode("ascii"), bytes.fromhex(item["data"]))
+        for item in view["events"]
+    ]
+    output = view["reason"].encode("ascii") if "reason" in view else bytes.fromhex(view["output"])
+    return view["fuel"], output, events
 
 
 class Submission:

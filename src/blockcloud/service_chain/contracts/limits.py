@@ -12,7 +12,7 @@ from typing import Final
 ENGINE: Final = "wasmtime-50.0.1"
 
 # A module
-CODE_BYTES: Final = 48 * 1024
+CODE_BYTES: Final = 24 * 1024
 MEMORY_PAGES: Final = 16  # of 64 KiB
 TABLE_ELEMENTS: Final = 1_024
 TYPES: Final = 256
@@ -50,7 +50,8 @@ FUEL_PER_SLOT: Final = 100_000  # a block counts so much fuel as one operation
 
 ENTER_FUEL: Final = 100_000  # a fresh instance
 ENTER_BYTE_FUEL: Final = 2  # of code; the module may have to be compiled again
-DEPLOY_BYTE_FUEL: Final = 150  # of code: checked, rewritten, compiled
+DEPLOY_FUEL: Final = 2_000_000  # checked, rewritten, compiled
+DEPLOY_BYTE_FUEL: Final = 300  # of code
 HOST_FUEL: Final = 5_000  # any host function
 BYTE_FUEL: Final = 10  # copied in or out
 READ_FUEL: Final = 15_000  # of a state key
@@ -62,7 +63,9 @@ VERIFY_FUEL: Final = 80_000
 
 # Storage
 CELL_OVERHEAD_BYTES: Final = 64  # what a cell costs the state beyond key and value
+CODE_DEPOSIT_FACTOR: Final = 8  # a byte of code is as much as so many stored ones: every node keeps it compiled
 
 # A node's memory of compiled modules
-COMPILED_MODULES: Final = 256
-COMPILED_CODE_BYTES: Final = 4 * 1024 * 1024
+# Large, because whoever pushes modules out of it makes calls dear; native code has ten times the bytes.
+COMPILED_MODULES: Final = 4_096
+COMPILED_CODE_BYTES: Final = 16 * 1024 * 1024

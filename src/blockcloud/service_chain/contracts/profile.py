@@ -3,12 +3,13 @@
 The profile is the first version of WebAssembly with integers only, and sign extension: no floats (their NaNs differ
 between machines), no vectors, threads, bulk memory (its instructions cost a fuel of one whatever they move), no
 references, tail calls, exceptions or second memories. Only known host functions may be imported, and nothing runs
-before a method is called. The parser here reads every byte of a module before the engine sees one: unknown input gets a typed refusal.
+before a method is called. The parser here reads every byte of a module before the engine sees one: unknown input gets
+a typed refusal.
 
-How deep functions may call each other would depend on the machine, because native frames differ. So a counter is written
-into the module: around each call of a function of its own it counts one up and down again, and traps at a limit that
-follows from the largest frame of the module (the stack height metering of other ledgers). Types are checked by the
-engine, on the module as it came.
+How deep functions may call each other would depend on the machine, because native frames differ. So a counter is
+written into the module: around each call of a function of its own it counts one up and down again, and traps at a
+limit that follows from the largest frame of the module (the stack height metering of other ledgers). Types are checked
+by the engine, on the module as it came.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Running contracts over the state: deployments, calls, calls of calls, and queries.
 
 A call runs in a fresh instance: what a contract remembers is in its storage. A contract on the call stack cannot be
-entered again, so none sees another, or itself, half way through a change. A failure anywhere ends the whole transaction;
-its fuel is paid, everything else is undone (`execution.py`).
+entered again, so none sees another, or itself, half way through a change. A failure anywhere ends the whole
+transaction; its fuel is paid, everything else is undone (`execution.py`).
 
 What is stored needs a deposit: so much a byte, laid down by the sender of the transaction, within the limit that it
 sets, and given to the sender of the transaction that deletes it. The deposits of a contract stand in its record.
@@ -13,6 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from msgspec.structs import replace
+
 from blockcloud.primitives.addresses import format_address
 from blockcloud.primitives.errors import LocalFault
 from blockcloud.primitives.hashes import sha256, tagged_hash
@@ -22,7 +24,9 @@ from blockcloud.service_chain.contracts.host import HOST, SIGNATURES
 from blockcloud.service_chain.contracts.limits import (
     CALL_DEPTH,
     CELL_OVERHEAD_BYTES,
+    CODE_DEPOSIT_FACTOR,
     DEPLOY_BYTE_FUEL,
+    DEPLOY_FUEL,
     ENTER_BYTE_FUEL,
     ENTER_FUEL,
     METHOD_BYTES,
@@ -189,10 +193,11 @@ class ContractRuntime:
 
         `call.contract` is not looked at. The first contract of a code lays down the deposit of its bytes.
         """
-        price = min(call.fuel, DEPLOY_BYTE_FUEL * len(code))
+        needed = DEPLOY_FUEL + DEPLOY_BYTE_FUEL * len(code)
+        price = min(call.fuel, needed)
         self.spent.fuel += price
         if price == call.fuel:
-            raise failures.OutOfFuel(needed=DEPLOY_BYTE_FUEL * len(code))
+            raise failures.OutOfFuel(needed=needed)
         code_hash, address = sha256(code), contract_address(call.sender, code, salt)
         place = contract_key(address)
         if state.get(place, ContractRecord) is not None:
@@ -204,7 +209,7 @@ class ContractRuntime:
         code_place = code_key(code_hash)
         if state.get(code_place, CodeRecord) is None:
             state.put(code_place, CodeRecord(code))
-            size += len(code)
+            size += CODE_DEPOSIT_FACTOR * len(code)
         state.put(place, ContractRecord(code_hash, call.sender, call.height, 0, 0))
         growth = {address: size}
         entry = Call(
@@ -276,18 +281,18 @@ class ContractRuntime:
         def began(running: Running) -> None:
             self._frames.append(
                 Frame(
-                    self,
-                    state,
-                    call.contract,
-                    call.sender,
-                    call.value,
-                    call.height,
-                    call.arguments,
-                    call.new_key_deposit,
-                    growth,
-                    writable,
-                    running,
-                )  # fmt: skip
+                    runtime=self,
+                    state=state,
+                    contract=call.contract,
+                    sender=call.sender,
+                    value=call.value,
+                    height=call.height,
+                    arguments=call.arguments,
+                    new_key_deposit=call.new_key_deposit,
+                    growth=growth,
+                    writable=writable,
+                    running=running,
+                )
             )
 
         try:
@@ -314,16 +319,8 @@ class ContractRuntime:
             amount = size * price
             total += amount
             if size:
-                state.put(
-                    place,
-                    ContractRecord(
-                        record.code_hash,
-                        record.owner,
-                        record.created_height,
-                        record.stored_bytes + size,
-                        record.deposit + amount,
-                    ),  # fmt: skip
-                )
+                stored, deposit = record.stored_bytes + size, record.deposit + amount
+                state.put(place, replace(record, stored_bytes=stored, deposit=deposit))
         if total > deposit_limit:
             raise failures.DepositLimitExceeded(deposit=total, limit=deposit_limit)
         if total > 0:

@@ -1,8 +1,8 @@
 """The binding to wasmtime: compile a checked module, run a method of it with so much fuel, call back into the host.
 
 It goes below the package's own classes, because those share one slot for the exceptions of all threads (a trap in one
-thread could surface as another's error) and cost more than a call itself. So the version is pinned exactly, as it must be
-anyway: fuel is what this version says. The configuration leaves nothing to the machine: no threads, no clock, no
+thread could surface as another's error) and cost more than a call itself. So the version is pinned exactly, as it must
+be anyway: fuel is what this version says. The configuration leaves nothing to the machine: no threads, no clock, no
 interrupts but fuel, instances that share nothing.
 
 An exception in a host function never crosses into the engine: it becomes a trap, and the call raises it afterwards.
@@ -121,7 +121,7 @@ class Engine:
         config = wasmtime.Config()
         config.consume_fuel = True
         config.parallel_compilation = False
-        config.cranelift_opt_level = "speed"
+        config.cranelift_opt_level = "none"  # compiling is what costs, not running
         config.max_wasm_stack = STACK_BYTES
         config.memory_reservation = MEMORY_PAGES * PAGE_BYTES
         config.memory_guard_size = 0
@@ -295,4 +295,4 @@ def _callback(
     return call
 
 
-__all__ = ["FRAMES_EXPORT", "Engine", "Running", "installed_engine", "from_text"]
+__all__ = ["FRAMES_EXPORT", "Engine", "Running", "from_text", "installed_engine"]

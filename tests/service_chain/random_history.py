@@ -10,11 +10,14 @@ import sys
 from collections import Counter
 
 from blockcloud.primitives import codec
+from blockcloud.service_chain.contracts.runtime import contract_address
 from blockcloud.service_chain.operations import (
     DELEGABLE_TAGS,
     AddInstance,
     AnnounceEndpoint,
+    CallContract,
     CloseLane,
+    Deploy,
     OpenLane,
     Operation,
     Preorder,
@@ -29,6 +32,7 @@ from blockcloud.service_chain.operations import (
 )
 from blockcloud.service_chain.records import Lane
 from blockcloud.service_chain.state_keys import lane_key, preorder_key
+from tests.service_chain.contracts.contract_world import module
 from tests.service_chain.ledger_in_memory import RICH, SALT, USERS, VALIDATORS, Ledger
 
 NAMES = ["acme", "thermo.acme", "kitchen.acme", "a.kitchen.acme", "b"]
@@ -37,6 +41,18 @@ BY_KEY = {user.public: user for user in [*USERS, *VALIDATORS]}
 AMOUNTS = [1, 9_999, 10_000, 12_345, RICH // 100, RICH // 5, 2**62]
 LANES = [1, 2, 3, 4, 5]
 ALLOWED = [DELEGABLE_TAGS, DELEGABLE_TAGS, (1,)]
+CONTRACT = module(
+    """(data (i32.const 64) "store")
+    (func $take (drop (call $args (i32.const 0) (i32.const 33))))
+    (func (export "store") (call $take)
+      (call $put (i32.const 32) (i32.const 1) (i32.const 0) (i32.load8_u (i32.const 32)))
+      (call $emit (i32.const 64) (i32.const 5) (i32.const 0) (i32.const 33)))
+    (func (export "drop") (call $take) (drop (call $delete (i32.const 32) (i32.const 1))))
+    (func (export "pay") (call $take) (call $transfer (i32.const 0) (i64.mul (call $balance) (i64.const 1))))
+    (func (export "on") (call $take) (drop (call $call (i32.const 0) (i32.const 64) (i32.const 5) (i32.const 0)
+      (i32.const 33) (i64.div_u (call $balance) (i64.const 3)) (i32.const 0) (i32.const 0))))
+    (func (export "loop") (loop $l (br $l)))"""
+)
 HASHES = [b"", bytes([1]) * 32, bytes([2]) * 32]
 
 
@@ -48,6 +64,7 @@ class RandomHistory:
         # (user, lane) -> how many transactions of theirs are in the commit being made.
         self.under_way: Counter[tuple[bytes, int]] = Counter()
         self.sent: list[bytes] = []
+        self.contracts: list[bytes] = []  # that somebody tried to make
 
     def step(self) -> None:
         """Execute one commit of up to six transactions."""
@@ -102,17 +119,33 @@ class RandomHistory:
             RevokeName(name),
         ]
         endpoint = AnnounceEndpoint("http://127.0.0.1:9")
-        kind, record = self.source.randrange(10), chain.name(name)
+        kind, record = self.source.randrange(11), chain.name(name)
         if kind < 3:
             return transfer
         if kind == 3:
             return choose([*lanes, *lanes, endpoint])
+        if kind == 10:
+            return self.of_contracts(sender)
         if kind < 9 and record is not None and record.is_active(chain.height):
             return choose(changes) if record.owner == sender else transfer
         if kind < 9 and record is None:
             preordered = chain.get(preorder_key(commitment, sender)) is not None
             return register if preordered and choose([True, False]) else Preorder(commitment)
         return choose([Preorder(commitment), register, *changes])
+
+    def of_contracts(self, sender: bytes) -> Operation:
+        """A deployment, or a call that stores, deletes, pays, calls on, tells, or goes wrong."""
+        choose = self.source.choice
+        limit, fuel = choose([0, RICH, RICH]), choose([100_000, 200_000, 2_000_000, 2_000_000])
+        value = choose([0, 0, 10_000, RICH // 50, 2**53])
+        if not self.contracts or self.source.random() < 0.2:
+            salt = self.source.randbytes(1)
+            self.contracts.append(contract_address(sender, CONTRACT, salt))
+            return Deploy(CONTRACT, salt, b"", value, limit, choose([2_500_000, 5_000_000]))
+        arguments = choose([*PEOPLE, *USERS[5:]]).public + self.source.randbytes(1)
+        method, other = choose(["store", "drop", "pay", "on", "on", "loop", "none"]), choose(self.contracts)
+        arguments = other if method == "on" else arguments
+        return CallContract(choose(self.contracts), method, arguments, value, limit, fuel)
 
 
 def agreed(ledger: Ledger) -> list[str]:

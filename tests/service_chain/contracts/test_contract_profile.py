@@ -95,6 +95,34 @@ def test_what_is_outside_the_profile_is_refused_with_its_reason(
     assert refusal(text(source)) is reason
 
 
+def with_body(body: bytes, locals_: bytes = b"\x00") -> bytes:
+    """A module whose one method has this body, given in bytes."""
+
+    def leb(value: int) -> bytes:
+        return bytes((value & 0x7F | 0x80, value >> 7 & 0x7F | 0x80, value >> 14))
+
+    code = locals_ + body + b"\x0b"
+    head = b"\x00asm\x01\x00\x00\x00\x01\x04\x01\x60\x00\x00\x03\x02\x01\x00\x07\x05\x01\x01a\x00\x00\x0a"
+    return head + leb(len(code) + 4) + b"\x01" + leb(len(code)) + code
+
+
+MANY_LOCALS = b"\x01\xf0\x06\x7e"  # 880 of 64 bits
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        with_body(b"\x03\x40" * 257 + b"\x0b" * 257),
+        with_body(b"\x03\x40\x0b" * 4_000),
+        with_body(b"\x03\x40\x0b" * 200, MANY_LOCALS),
+        with_body(b"\x10\x00" * 4_000),
+    ],
+    ids=["nested", "many blocks", "blocks with many locals", "calls"],
+)
+def test_what_would_take_long_to_compile_is_refused(code: bytes) -> None:
+    assert refusal(code) is failures.ContractTooLarge
+
+
 def test_the_counter_of_frames_cannot_be_reached_by_the_contract() -> None:
     tampering = bytearray(text('(global (mut i32) (i32.const 0)) (func (export "run") (global.set 0 (i32.const 7)))'))
     place = bytes(tampering).rindex(b"\x24\x00")

@@ -21,6 +21,10 @@ GLOBALS: Final = 256
 EXPORTS: Final = 128
 EXPORT_NAME_BYTES: Final = 64
 FRAME_SLOTS: Final = 1_024  # parameters, locals and operands of one function
+# What makes compiling slow beyond its bytes: blocks in blocks, blocks where many locals live, wrapped calls.
+BLOCK_DEPTH: Final = 256
+COMPLEXITY: Final = 98_304  # sum over all functions of slots, overhead included, times blocks
+REWRITTEN_BYTES: Final = 64 * 1024
 
 # Calls of functions inside a module: so many, and fewer where frames are large, so that the machine's stack, which
 # differs between machines, is never what ends a call.

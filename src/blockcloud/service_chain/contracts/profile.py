@@ -20,8 +20,10 @@ from typing import Final
 
 from blockcloud.service_chain.contracts import failures
 from blockcloud.service_chain.contracts.limits import (
+    BLOCK_DEPTH,
     CALL_FRAMES,
     CODE_BYTES,
+    COMPLEXITY,
     EXPORT_NAME_BYTES,
     EXPORTS,
     FRAME_OVERHEAD_SLOTS,
@@ -29,6 +31,7 @@ from blockcloud.service_chain.contracts.limits import (
     FUNCTIONS,
     GLOBALS,
     MEMORY_PAGES,
+    REWRITTEN_BYTES,
     STACK_SLOTS,
     TABLE_ELEMENTS,
     TYPES,
@@ -139,6 +142,7 @@ class _Module:
     exported: dict[str, int] = field(default_factory=dict)
     bodies: list[list[bytes]] = field(default_factory=list)
     largest_frame: int = 0
+    complexity: int = 0
 
 
 def check_module(code: bytes, host: Mapping[str, Signature]) -> Checked:
@@ -162,7 +166,10 @@ def check_module(code: bytes, host: Mapping[str, Signature]) -> Checked:
     if not module.methods:
         raise failures.ContractExport("the module exports no method: a function without parameters and results")
     frames = min(CALL_FRAMES, STACK_SLOTS // (FRAME_OVERHEAD_SLOTS + module.largest_frame))
-    return Checked(_rewritten(code, sections, module, frames), tuple(module.methods), frames)
+    rewritten = _rewritten(code, sections, module, frames)
+    if len(rewritten) > REWRITTEN_BYTES:
+        raise failures.ContractTooLarge("too many calls", bytes=len(rewritten), limit=REWRITTEN_BYTES)
+    return Checked(rewritten, tuple(module.methods), frames)
 
 
 def without_custom_sections(code: bytes) -> bytes:
@@ -379,6 +386,7 @@ class _Body:
         self._slots = parameters
         self._height = self._peak = 0
         self._blocks: list[tuple[int, int]] = [(0, 0)]  # (height below, results) of each open block
+        self._opened = 0
         self._out: list[bytes] = []
         self._copied = reader.at
 
@@ -400,6 +408,9 @@ class _Body:
         if frame > FRAME_SLOTS:
             raise failures.ContractTooLarge("a function with too many locals and operands", slots=frame)
         self._module.largest_frame = max(self._module.largest_frame, frame)
+        self._module.complexity += (FRAME_OVERHEAD_SLOTS + frame) * self._opened
+        if self._module.complexity > COMPLEXITY:
+            raise failures.ContractTooLarge("too many blocks where many values live", limit=COMPLEXITY)
         self._copy(reader.at)
         return self._out
 
@@ -441,6 +452,9 @@ class _Body:
                 _block_type(kind)
             self._move(-1 if opcode == 0x04 else 0)
             self._blocks.append((self._height, results))
+            self._opened += 1
+            if len(self._blocks) > BLOCK_DEPTH:
+                raise failures.ContractTooLarge("too many blocks in blocks", limit=BLOCK_DEPTH)
         elif opcode == 0x05:
             self._height = self._blocks[-1][0]
         elif opcode == 0x0B:

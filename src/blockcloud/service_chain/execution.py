@@ -43,10 +43,12 @@ from blockcloud.service_chain.operations import (
     Register,
     RemoveInstance,
     RenewName,
+    ReportChallenges,
     ReportConflict,
     ReportEquivocation,
     Reveal,
     RevokeName,
+    StakeResources,
     Transfer,
     TransferName,
     Unbond,
@@ -69,6 +71,7 @@ from blockcloud.service_chain.rejections import (
     UnknownLane,
     WrongSigner,
 )
+from blockcloud.service_chain.resources import apply_report_challenges, apply_stake_resources
 from blockcloud.service_chain.staking import (
     apply_announce_endpoint,
     apply_bond,
@@ -101,6 +104,8 @@ RULES: Final[Mapping[type, Rule]] = {
     Ready: apply_ready,
     Reveal: apply_reveal,
     Unjail: apply_unjail,
+    StakeResources: apply_stake_resources,
+    ReportChallenges: apply_report_challenges,
     ReportEquivocation: apply_report_equivocation,
     ReportConflict: apply_report_conflict,
 }

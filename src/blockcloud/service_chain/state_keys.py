@@ -14,6 +14,8 @@ FROZEN_KEY: Final = b"Z"
 TALLY_KEY: Final = b"T"
 REVEALS_KEY: Final = b"R"
 UPGRADE_KEY: Final = b"U"
+ROUND_KEY: Final = b"C"
+SILENT_CHALLENGERS_KEY: Final = b"S"
 
 
 def account_key(public_key: bytes) -> bytes:
@@ -55,6 +57,21 @@ def consensus_key_use_key(consensus_key: bytes) -> bytes:
 def era_key(era: int) -> bytes:
     """The EraPlan of an era. Never removed."""
     return b"e" + era.to_bytes(8)
+
+
+def era_end_key(era: int) -> bytes:
+    """The EraEnd of an era that is over. Never removed."""
+    return b"t" + era.to_bytes(8)
+
+
+def stake_key(node_key: bytes) -> bytes:
+    """The StakeRecord of a candidate."""
+    return b"r" + node_key
+
+
+def challenge_report_key(node_key: bytes) -> bytes:
+    """The Report of a challenger about the open round."""
+    return b"c" + node_key
 
 
 def offence_key(offence: bytes) -> bytes:

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import typer
 
 from blockcloud import __version__
-from blockcloud.cli import account, chain, devnet, doctor, labs, name, node, service, validator
+from blockcloud.cli import account, chain, devnet, doctor, labs, name, node, service, trust, validator
 from blockcloud.cli.context import GLOBAL_FLAGS, GLOBAL_OPTIONS, options
 from blockcloud.cli.output import EXIT_FAILURE, exit_code, say, show_bug, show_error, show_system_error
 from blockcloud.primitives.errors import BlockCloudError
@@ -23,7 +23,14 @@ app = typer.Typer(
     help="Reach a service by its name, pay a fair price, and prove afterwards what was served.",
     epilog="Start here: blockcloud demo",
 )
-GROUPS: Final = ((devnet, "devnet"), (node, "node"), (validator, "validator"), (account, "account"), (name, "name"))
+GROUPS: Final = (
+    (devnet, "devnet"),
+    (node, "node"),
+    (validator, "validator"),
+    (account, "account"),
+    (name, "name"),
+    (trust, "trust"),
+)
 for group, group_name in GROUPS:
     app.add_typer(group.app, name=group_name)
 chain.register(app)

@@ -47,7 +47,8 @@ log = structlog.get_logger()
 
 class Membership:
     """Belongs to the event loop's thread. `submit` hands a signed transaction to whoever can get it committed;
-    `version` is the highest protocol version that this node can run."""
+    `version` is the highest protocol version that this node can run; `others` says what other parts of this node want
+    on the ledger (`examining.py`)."""
 
     def __init__(
         self,
@@ -58,9 +59,10 @@ class Membership:
         *,
         version: int,
         submit: Callable[[bytes], None],
+        others: Callable[[], Iterator[Operation]] = lambda: iter(()),
     ) -> None:
         self._chain, self._keys, self._node_key, self._onion = chain, keys, node_key, onion
-        self._submit, self._version = submit, version
+        self._submit, self._version, self._others = submit, version, others
         self._under_way: tuple[int, float] | None = None  # sequence, since when
         self._next_key: tuple[int, SigningKey] | None = None  # era, its key
 
@@ -100,6 +102,7 @@ class Membership:
             yield Ready(following, self._key_of(following).public, self._version)
         if era.own is not None and height in beacon_window(era.plan, length, staking):
             yield from self._reveal(era.plan.era, candidate)
+        yield from self._others()
         yield from self._evidence(era)
 
     def _key_of(self, era: int) -> SigningKey:

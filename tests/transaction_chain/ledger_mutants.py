@@ -20,6 +20,8 @@ SERVICE_EVIDENCE = "service_chain/evidence.py"
 RESOURCES = "service_chain/resources.py"
 REWARDS = "service_chain/rewards.py"
 STAKING = "service_chain/staking.py"
+NODE_ERAS = "node/eras.py"
+SUCCESSION = "node/succession.py"
 
 LEDGER = [
     Mutant(
@@ -218,5 +220,61 @@ LEDGER = [
         "    seats = _next_seats(state, context)\n"
         "    seats = seats if seats == context.plan.seats else _weighted(state, seats)\n",
         ROUNDS,
+    ),
+    Mutant(
+        "the old committee writes the blocks of the new era",
+        NODE_ERAS,
+        "    committee = plan.committee()\n",
+        "    committee = (chain.plan_of(plan.era - 1) or plan).committee()\n",
+        NETWORK,
+    ),
+    Mutant(
+        "a hand-over does not name the state",
+        ERA,
+        "(commit_digest, state_root, plan.digest())",
+        "(commit_digest, commit_digest, plan.digest())",
+        NETWORK,
+    ),
+    Mutant(
+        "the chain of commits begins anew with each era",
+        NODE_ERAS,
+        "start = EraStart(plan.first_height - 1, digest, time_ms, arrival.statement.digest())",
+        "start = EraStart(plan.first_height - 1, arrival.statement.digest(), time_ms, arrival.statement.digest())",
+        NETWORK,
+    ),
+    Mutant(
+        "an era's core goes on for one commit too many",
+        NODE_ERAS,
+        "genesis.parameters.era_length - 1,",
+        "genesis.parameters.era_length,",
+        NETWORK,
+    ),
+    Mutant(
+        "who is in an earlier era never asks for its rest",
+        CORE,
+        "            self._catch_up.claim_all(peer, self.dag.highest_level, self._decided_level)\n",
+        "            pass\n",
+        NETWORK,
+    ),
+    Mutant(
+        "a lost hand-over statement is not said again",
+        SUCCESSION,
+        "        if not self.current.certified:\n            self._announce()\n",
+        "        return\n",
+        NETWORK,
+    ),
+    Mutant(
+        "a layer of the onion that was not revealed costs nothing",
+        REWARDS,
+        "    left, taken = take_stake(candidate, ",
+        "    left, taken = take_stake(candidate, 0 * ",
+        NETWORK,
+    ),
+    Mutant(
+        "the beacon leaves out the reveals",
+        SERVICE_ERAS,
+        "beacon=next_beacon(plan.beacon, plan.era, reveals.values)",
+        "beacon=next_beacon(plan.beacon, plan.era, ())",
+        NETWORK,
     ),
 ]

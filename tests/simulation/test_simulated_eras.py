@@ -25,7 +25,7 @@ from blockcloud.simulation.judge import SafetyBroken
 from blockcloud.simulation.ledger import ONION_LAYERS, Ledger
 from blockcloud.simulation.network import Network
 from blockcloud.simulation.options import Load, Options
-from blockcloud.simulation.runner import plain_payload, quiet_logs
+from blockcloud.simulation.runner import Length, make_network, plain_payload, quiet_logs
 from blockcloud.simulation.simulated_node import MachineFactory, SimulatedNode
 from blockcloud.transaction_chain.commit import Commit, CommitRecord
 from blockcloud.transaction_chain.core import Core
@@ -105,6 +105,16 @@ def test_crashes_around_boundaries(point: CrashPoint) -> None:
     network = played(options(8, crashes=crashes), HashMachine)
     assert network.counts["crashes"] >= 3
     assert max(network.judge.plans) >= 3
+
+
+@pytest.mark.parametrize("seed", [41, 50])
+def test_nobody_pays_again_and_again_for_reports_of_who_has_nothing_left(seed: int) -> None:
+    network = make_network(seed, None, Length.of(None, 60), machine=None)
+    with quiet_logs():
+        network.play()
+    assert network.audit is not None
+    codes = [code for _, code in network.audit.acknowledged.values()]
+    assert codes.count("nothing_to_slash") <= len(network.options.honest)
 
 
 def test_a_full_disk_stops_a_node_that_comes_back_with_all_it_had() -> None:

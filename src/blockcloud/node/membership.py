@@ -124,7 +124,7 @@ class Membership:
         for first, second in era.core.evidence:
             if first.author != era.own:
                 accused = seats[first.author].node_key
-                if self._is_news(offence_id(EQUIVOCATION, era.plan.era, accused, first.level)):
+                if self._is_news(accused, offence_id(EQUIVOCATION, era.plan.era, accused, first.level)):
                     signer = seats[first.author].consensus_key
                     yield ReportEquivocation(_signed(first, signer), _signed(second, signer))
         conflicts = list(era.certification.collector.conflicts)
@@ -135,11 +135,13 @@ class Membership:
             plan = self._chain.plan_of(number)
             accused_of = {seat.consensus_key: seat.node_key for seat in plan.seats} if plan is not None else {}
             accused = accused_of.get(one.signer, self._node_key.public)
-            if accused != self._node_key.public and self._is_news(offence_id(kind, number, accused, height)):
+            if accused != self._node_key.public and self._is_news(accused, offence_id(kind, number, accused, height)):
                 yield ReportConflict(one, other)
 
-    def _is_news(self, offence: bytes) -> bool:
-        return self._chain.get(offence_key(offence)) is None
+    def _is_news(self, accused: bytes, offence: bytes) -> bool:
+        """Whether a report would be worth its fee: who has nothing at stake any more cannot be slashed."""
+        candidate = self._chain.candidate(accused)
+        return candidate is not None and candidate.at_stake > 0 and self._chain.get(offence_key(offence)) is None
 
 
 def read_onion(path: Path, layers: int) -> HashOnion | None:

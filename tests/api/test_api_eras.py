@@ -17,8 +17,9 @@ from blockcloud.primitives.addresses import format_address
 from blockcloud.primitives.storage import Batch
 from blockcloud.sdk.light_client import LightClient
 from blockcloud.service_chain.handover import HANDOVER_BYTES, Handover
-from blockcloud.service_chain.operations import Bond, Unbond
+from blockcloud.service_chain.operations import Bond, StakeResources, Unbond
 from blockcloud.service_chain.records import Candidate
+from blockcloud.transaction_chain.cloudpos.stake import Resources, StakeClaim
 from tests.api.api_world import MSGPACK, Api, check_problem, serving
 from tests.node.cluster import BOND, KEYS, USERS, cluster, until
 
@@ -54,6 +55,7 @@ async def test_the_committee_of_every_era(api: Api) -> None:
         assert member["consensus_key"] == plan.seats[0].consensus_key.hex()
         assert (member["bond"], member["bond_micro_bloc"]) == ("1000", BOND)
         assert member["api_url"] == api.net.genesis.validators[0].api_url
+        assert member["resource_weight_ppm"] == plan.seats[0].resource_weight == 1_000_000
     assert committees[0]["members"][0]["consensus_key"] == KEYS[0].public.hex()
     future = api.validator.era + 1_000
     check_problem(await api.http.get(f"/v1/committee/{future}"), 404, "not_found")
@@ -118,7 +120,11 @@ async def test_a_candidate(api: Api) -> None:
     assert (member["bond_micro_bloc"], member["jailed"], member["jailed_era"]) == (BOND, False, None)
     assert member["ready"], "the node gets ready by itself"
     user, address = USERS[2], format_address(USERS[2].public)
-    operations: list[Any] = [Bond(3 * BOND, "127.0.0.1:7", "http://127.0.0.1:8", b"t" * 32), Unbond(BOND + 500_000)]
+    operations: list[Any] = [
+        Bond(3 * BOND, "127.0.0.1:7", "http://127.0.0.1:8", b"t" * 32),
+        Unbond(BOND + 500_000),
+        StakeResources(StakeClaim(Resources(300, 65_536, 1_000), 2, b"p" * 32), "127.0.0.1:9"),
+    ]
     for sequence, operation in enumerate(operations):
         await api.committed(api.net.signed(user, sequence, operation))
     candidate = await api.both(f"/v1/candidates/{address}")
@@ -131,20 +137,33 @@ async def test_a_candidate(api: Api) -> None:
         "key": user.public.hex(),
         "bond": "1999.5",
         "bond_micro_bloc": 2 * BOND - 500_000,
-        "unbonding": [{"from_era": from_era, "amount": "1000.5", "amount_micro_bloc": BOND + 500_000}],
+        "unbonding": [
+            {"from_era": from_era, "from_time_ms": None, "amount": "1000.5", "amount_micro_bloc": BOND + 500_000}
+        ],
         "ready": [],
         "jailed": False,
         "jailed_era": None,
         "offences": 0,
-        "resource_weight_ppm": 1_000_000,
         "link_address": "127.0.0.1:7",
         "api_url": "http://127.0.0.1:8",
         "onion": True,
+        "stake": {
+            "address": "127.0.0.1:9",
+            "claim": {
+                "compute_steps_per_second": 300,
+                "storage_bytes": 65_536,
+                "data_rate_bytes_per_second": 1_000,
+            },
+            "confirmed": {"compute_steps_per_second": 0, "storage_bytes": 0, "data_rate_bytes_per_second": 0},
+            "compute_lanes": 2,
+            "plot_root": (b"p" * 32).hex(),
+        },
     }
 
 
 async def test_a_candidate_that_is_jailed_says_since_when() -> None:
-    jailed = Candidate(5, 1, "a:1", "http://a", keys=((7, b"k" * 32),), jailed_era=6, offences=1)
-    view = candidate_view(b"n" * 32, jailed)
+    jailed = Candidate(5, "a:1", "http://a", keys=((7, b"k" * 32),), jailed_era=6, offences=1)
+    view = candidate_view(b"n" * 32, jailed, {}.get)
     assert (view["jailed"], view["jailed_era"], view["offences"], view["onion"]) == (True, 6, 1, False)
+    assert view["stake"] is None
     assert view["ready"] == [{"era": 7, "consensus_key": (b"k" * 32).hex()}]

@@ -183,6 +183,8 @@ async def test_every_route_is_described_and_promises_problems(api: Api) -> None:
         ("/v1/accounts/{address}", "get"),
         ("/v1/names/{name}", "get"),
         ("/v1/names/{name}/history", "get"),
+        ("/v1/contracts/{address}", "get"),
+        ("/v1/contracts/{address}/query", "get"),
         ("/v1/proof", "get"),
         ("/v1/checkpoint", "get"),
         ("/v1/committee/{era}", "get"),

@@ -16,8 +16,9 @@ from blockcloud.node.validator import Validator
 from blockcloud.primitives.addresses import format_address, parse_address
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.sdk.home import read_genesis
-from blockcloud.service_chain.operations import Bond
+from blockcloud.service_chain.operations import Bond, StakeResources
 from blockcloud.service_chain.records import Candidate
+from blockcloud.transaction_chain.cloudpos.stake import Resources, StakeClaim
 from tests.cli.cli_world import Node, Result, command, read_view, texts
 from tests.node.cluster import BOND, KEYS, USERS, until
 
@@ -164,6 +165,7 @@ def test_a_validator_is_shown_in_both_views(node: Node, tmp_path: Path) -> None:
     report = node.ok("validator", "show", address)
     assert (report["bond"], report["member"], report["jailed"]) == ("1000", 0, False)
     assert report["era"] == node.api.validator.era
+    assert (report["resource_weight_ppm"], report["stake"]) == (1_000_000, None)
     assert report["proven"]["bond"] == "1000"
     view = node.command("validator", "show", address)
     found = read_view(view.out.splitlines(), report)
@@ -175,6 +177,22 @@ def test_a_validator_is_shown_in_both_views(node: Node, tmp_path: Path) -> None:
     key = tmp_path / "key.pem"
     KEYS[0].save(key)
     assert node.ok("validator", "show", "--key", str(key))["address"] == address
+
+
+def test_resources_that_a_validator_has_put_up_are_shown(node: Node, tmp_path: Path) -> None:
+    address, here = funded(node, tmp_path / "mine", "1100")
+    key = SigningKey.load(tmp_path / "mine" / "keys" / "validator.pem")
+    stake = StakeResources(StakeClaim(Resources(300, 65_536, 1_000), 1, b"p" * 32), "127.0.0.1:9")
+    (receipt,) = node.call(node.api.committed(node.api.net.signed(key, 0, Bond(BOND, LINK, API_URL, b""), stake)))
+    assert receipt["code"] == "ok"
+    certified(node)
+    report = command("validator", "show", *here).report
+    assert (report["address"], report["member"], report["resource_weight_ppm"]) == (address, None, None)
+    assert report["stake"]["claim"]["storage_bytes"] == 65_536
+    assert report["stake"]["confirmed"]["storage_bytes"] == 0
+    lines = [line.split() for line in node.command("validator", "show", address).out.splitlines()]
+    assert ["storage_bytes", "65536"] in lines
+    assert ["storage_bytes", "0"] in lines
 
 
 def test_more_bond_does_not_begin_the_onion_anew(node: Node, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ async def until(folder: Path, line: str, condition: Callable[[Any], bool]) -> No
 
 async def test_the_how_to_for_validators_works_as_written(tmp_path: Path) -> None:
     api_port = free_port()
-    up, init, node, status, pay, bond, show, unbond, withdraw, down = steps(api_port)
+    up, init, node, status, pay, bond, stake, show, unbond, withdraw, down = steps(api_port)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(run, tmp_path, down)
         await run(tmp_path, up)
@@ -66,6 +66,8 @@ async def test_the_how_to_for_validators_works_as_written(tmp_path: Path) -> Non
         await until(tmp_path, status, lambda report: report["height"] > 0 and report["mode"] == "observing")
         assert (await run(tmp_path, pay.replace("ADDRESS", home["address"])))["code"] == "ok"
         assert (await run(tmp_path, bond))["address"] == home["address"]
+        await until(tmp_path, stake, lambda report: report.get("stake") is not None)
+        assert (await run(tmp_path, stake))["stake"]["claim"]["storage_bytes"] == 1024 * 1024
         await until(tmp_path, show, lambda report: [entry["era"] for entry in report["ready"]] == [report["era"] + 1])
         assert (await run(tmp_path, show))["bond"] == "1050"
         assert (await run(tmp_path, unbond))["code"] == "ok"

@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,8 @@ class World:
     genesis: Genesis
     http: httpx2.AsyncClient
     processes: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
+    # What a validator is started through, such as `ip netns exec NAME`.
+    through: dict[int, list[str]] = field(default_factory=dict)
 
     # Processes
 
@@ -65,7 +67,8 @@ class World:
         """Start these validators, or all."""
         for number in numbers or range(len(self.devnet.validators)):
             assert number not in self.processes, "it runs already"
-            self.processes[number] = network.start_validator(self.devnet.validators[number])
+            validator = self.devnet.validators[number]
+            self.processes[number] = network.start_validator(validator, self.through.get(number, ()))
         network.write_devnet(self.folder, self.devnet)
 
     def signal(self, number: int, which: signal.Signals) -> None:
@@ -234,15 +237,21 @@ class Disks:
 
     def look_for(self, acknowledged: Iterable[bytes]) -> None:
         """What is missing: a receipt at everybody, or at one that has executed the commit. Whoever was eras behind and
-        took a snapshot has not, though it has the record of the commit at the boundary; receipts do not travel."""
-        for identifier in acknowledged:
+        took a snapshot has not, though it has the record of the commit at the boundary; receipts do not travel. Of
+        commits whose records are pruned, one receipt says that a validator has executed them."""
+        wanted, held = list(acknowledged), defaultdict(set)
+        for identifier in wanted:
+            for number, height in self.receipts[identifier].items():
+                held[number].add(height)
+        for identifier in wanted:
             found = self.receipts[identifier]
             if not found:
                 self.missing.setdefault(-1, []).append(identifier)
                 continue
             height = next(iter(found.values()))
             for number, executed in self.executed.items():
-                if height in executed and (height - 1 in executed or height == 1) and number not in found:
+                has = height in held[number] or (height in executed and (height - 1 in executed or height == 1))
+                if has and number not in found:
                     self.missing.setdefault(number, []).append(identifier)
 
     def check(self) -> None:
@@ -267,16 +276,22 @@ async def devnet_world(
     folder: Path, validators: int = 4, *, started: bool = True, era_length: int | None = None
 ) -> AsyncIterator[World]:
     """A new devnet in `folder`, running and past its first commit unless `started` is False."""
-    async with AsyncExitStack() as stack:
-        base = stack.enter_context(free_base(validators))
+    with free_base(validators) as base:
         devnet = network.create_devnet(folder, validators, base_port=base, era_length=era_length)
-        genesis = Genesis.from_json(Path(devnet.genesis).read_text(encoding="utf-8"))
-        http = await stack.enter_async_context(httpx2.AsyncClient(timeout=2, trust_env=False))
-        world = World(folder, devnet, genesis, http)
-        try:
+        async with open_world(folder, devnet) as world:
             if started:
                 world.start()
                 await world.wait_in_step()
+            yield world
+
+
+@asynccontextmanager
+async def open_world(folder: Path, devnet: network.Devnet) -> AsyncIterator[World]:
+    """The world of a devnet, nobody started yet; whoever is when the block is left, ends."""
+    genesis = Genesis.from_json(Path(devnet.genesis).read_text(encoding="utf-8"))
+    async with httpx2.AsyncClient(timeout=2, trust_env=False) as http:
+        world = World(folder, devnet, genesis, http)
+        try:
             yield world
         finally:
             world.close()

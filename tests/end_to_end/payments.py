@@ -18,12 +18,14 @@ from blockcloud.service_chain.genesis import Genesis
 from blockcloud.service_chain.operations import Transfer
 from blockcloud.service_chain.rejections import OK
 from blockcloud.service_chain.transaction import TransactionBody, sign_transaction
+from tests.end_to_end.ledger_world import World
 
 BATCH = 10
 FEE_LIMIT = 1_000_000
 FOREVER = 2**40
 SUBMIT_SECONDS = 3.0
 PAUSE_SECONDS = 0.1
+PAYERS = ("alice", "bob", "provider", "consumer", "faucet")
 
 
 class Payments:
@@ -91,3 +93,9 @@ async def flowing(genesis: Genesis, streams: Sequence[tuple[SigningKey, Sequence
     for result in ended:
         if isinstance(result, BaseException):
             raise result
+
+
+def streams(world: World) -> list[tuple[SigningKey, list[str]]]:
+    """One payer for each validator who knows no other, and one who goes to whoever answers."""
+    urls = [validator.api for validator in world.devnet.validators]
+    return [(world.key(name), [urls[i]] if i < len(urls) else urls) for i, name in enumerate(PAYERS)]

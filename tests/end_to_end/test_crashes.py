@@ -12,25 +12,17 @@ from pathlib import Path
 import pytest
 
 from blockcloud.primitives.errors import BlockCloudError
-from blockcloud.primitives.keys import SigningKey
 from blockcloud.sdk.client import AsyncClient
 from tests.end_to_end.ledger_world import World, devnet_world, until
-from tests.end_to_end.payments import Payments, flowing
+from tests.end_to_end.payments import PAYERS, Payments, flowing, streams
 
 pytestmark = pytest.mark.long
 
-PAYERS = ("alice", "bob", "provider", "consumer", "faucet")
 CHAOS_FAULTS = 10
 FAULTS_AT_MOST = 40
 ERAS = 3  # the faults fall on so many
 ERA_LENGTH = 60
 PROGRESS = (20, 120)  # payments that are acknowledged while one validator is away
-
-
-def streams(world: World) -> list[tuple[SigningKey, list[str]]]:
-    """One payer for each validator who knows no other, and one who goes to whoever answers."""
-    urls = [validator.api for validator in world.devnet.validators]
-    return [(world.key(name), [urls[i]] if i < len(urls) else urls) for i, name in enumerate(PAYERS)]
 
 
 async def progress(payments: Payments, count: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -17,7 +18,9 @@ from blockcloud.primitives.keys import SigningKey
 @pytest.fixture(autouse=True)
 def _default_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("BLOCKCLOUD_LOG", raising=False)
+    handlers = logging.getLogger().handlers[:]
     yield
+    logging.getLogger().handlers[:] = handlers
     structlog.reset_defaults()
 
 
@@ -35,6 +38,16 @@ def test_events_are_json_lines_with_codes_of_errors() -> None:
     assert second["code"] == "bad_signature"
     assert second["error"].startswith("signature does not verify")
     assert third["error"] == "ValueError: no"
+
+
+def test_what_libraries_say_is_an_event_too() -> None:
+    stream = io.StringIO()
+    set_up_logging("info", stream=stream)
+    logging.getLogger("asyncio").warning("%s is closed", "the connection")
+    logging.getLogger("asyncio").info("not shown")
+    (event,) = map(json.loads, stream.getvalue().splitlines())
+    assert (event["event"], event["level"]) == ("library", "warning")
+    assert (event["logger"], event["text"]) == ("asyncio", "the connection is closed")
 
 
 def test_the_environment_sets_the_level(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ from blockcloud.transaction_chain.cloudpos.parameters import ChallengeParameters
 from blockcloud.transaction_chain.cloudpos.sortition import ChallengeRound
 from blockcloud.transaction_chain.cloudpos.stake import Resources, StakeClaim
 from blockcloud.transaction_chain.cloudpos.verdicts import Outcome, Report, Verdict, Verdicts, settle
+from tests.node.cpu_quota import cpu_quota, quotas_are_permitted
 from tests.node.resource_world import SEED, key_of
 
 pytestmark = pytest.mark.long
@@ -145,33 +146,6 @@ async def test_a_node_with_half_of_the_storage_it_claims_fails(tmp_path: Path) -
 
 
 # One quota
-
-
-@contextlib.contextmanager
-def cpu_quota(percent: int) -> Iterator[Path]:
-    """A cgroup with so much of a core, of either version. Raises OSError where that is not permitted."""
-    name, period_us = f"blockcloud-test-{os.getpid()}", 100_000
-    root = Path("/sys/fs/cgroup")
-    old = (root / "cpu" / "cpu.shares").exists()
-    folder = (root / "cpu" if old else root) / name
-    folder.mkdir()
-    try:
-        if old:
-            (folder / "cpu.cfs_period_us").write_text(str(period_us))
-            (folder / "cpu.cfs_quota_us").write_text(str(period_us * percent // 100))
-        else:
-            (folder / "cpu.max").write_text(f"{period_us * percent // 100} {period_us}")
-        yield folder
-    finally:
-        folder.rmdir()
-
-
-def quotas_are_permitted() -> bool:
-    try:
-        with cpu_quota(20):
-            return True
-    except OSError:
-        return False
 
 
 async def rounds(children: list[Child], claim: StakeClaim, count: int) -> list[list[Verdict]]:

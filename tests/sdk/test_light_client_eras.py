@@ -358,15 +358,15 @@ def test_an_era_has_a_commit_at_least() -> None:
 
 
 def test_the_plan_that_the_service_chain_makes_can_be_followed() -> None:
-    ledger = Ledger(era_length=10)
-    for number in range(10):
+    ledger = Ledger(era_length=20)
+    for number in range(20):
         assert ledger.next_era is None
         ledger.commit(time_ms=START_MS + 1_000 * number)
     assert ledger.next_era is not None
     made = ledger.handover(ledger.next_era)
     light = LightClient(ledger.genesis)
     assert light.follow(codec.encode(made), START_MS) == 1
-    assert made.plan.first_height == 11
+    assert made.plan.first_height == 21
 
 
 # The trusting period

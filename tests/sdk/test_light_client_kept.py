@@ -17,7 +17,7 @@ from blockcloud.sdk import AsyncClient, client
 from blockcloud.sdk.errors import ConflictingCertificates, ConflictingHandovers, TrustExpired, UnknownEra
 from blockcloud.sdk.home import Home
 from blockcloud.sdk.inclusion import prove_inclusion
-from blockcloud.sdk.light_client import TRUSTING_PERIOD_SECONDS, LightClient, TrustedState
+from blockcloud.sdk.light_client import LightClient, TrustedState
 from blockcloud.sdk.trust_store import KEEP_SECONDS, TrustStore
 from blockcloud.service_chain.handover import Handover
 from tests.sdk.sdk_world import OTHER, OWNER, START_MS, Ledger, World, not_found
@@ -204,7 +204,7 @@ async def test_what_was_kept_expires(world: World, store: TrustStore) -> None:
     world.ledger.commit()
     async with make_client(world, store) as made:
         await made.account(OTHER.public)
-    world.ledger.now_ms += TRUSTING_PERIOD_SECONDS * 1_000 + 1
+    world.ledger.now_ms += world.ledger.genesis.staking.trusting_period_ms + 1
     world.ledger.commit()
     async with make_client(world, store) as made:
         with pytest.raises(TrustExpired):
@@ -259,7 +259,10 @@ def test_the_file_is_for_its_user_only_and_replaced_whole(store: TrustStore, sta
     newer = msgspec.structs.replace(state, time_ms=state.time_ms + 1)
     store.save(newer)
     assert TrustStore(store.path).load() == newer
-    assert os.listdir(store.path.parent) == [store.path.name]
+    # What was there before a person decided otherwise stays: it may be evidence.
+    old = store.path.with_name(f"{store.path.name}.old")
+    assert TrustStore(old).load() == state
+    assert sorted(store.path.parent.iterdir()) == [store.path, old]
 
 
 def test_a_write_that_fails_leaves_the_old_file(
@@ -274,8 +277,10 @@ def test_a_write_that_fails_leaves_the_old_file(
         with monkeypatch.context() as patch:
             patch.setattr(os, step, fail)
             with pytest.raises(StorageFault):
+                store.keep(msgspec.structs.replace(state, time_ms=2**50))
+            with pytest.raises(StorageFault):
                 store.save(msgspec.structs.replace(state, time_ms=0))
-    assert os.listdir(store.path.parent) == [store.path.name]
+    assert {path.suffix for path in store.path.parent.iterdir()} <= {".trust", ".old"}
     assert TrustStore(store.path).load() == state
 
 

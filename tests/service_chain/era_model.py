@@ -16,9 +16,11 @@ from blockcloud.service_chain.operations import (
     Bond,
     Operation,
     Ready,
+    ReportChallenges,
     ReportConflict,
     ReportEquivocation,
     Reveal,
+    StakeResources,
     Unbond,
     Unjail,
     Withdraw,
@@ -26,6 +28,7 @@ from blockcloud.service_chain.operations import (
 )
 from tests.service_chain.era_world import BOND as FIRST_BOND
 from tests.service_chain.era_world import ERA_LENGTH, MEMBERS, MINIMUM, NODES, ONION_LAYERS, STAKING, onion
+from tests.service_chain.round_model import EQUAL, Rounds
 
 SIX_YEARS_MS = 6 * 365 * 24 * 3_600_000
 TIPS = {onion(node, generation).tip: (node, generation) for node in range(len(NODES)) for generation in range(40)}
@@ -73,13 +76,17 @@ class EraOfModel:
     reveals: list[bytes] = field(default_factory=list)
     levels: set[tuple[int, int]] = field(default_factory=set)
     earned: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    end_ms: int = 0
+    weights: list[int] = field(default_factory=lambda: [EQUAL] * MEMBERS)  # of the seats, for leaders and shares
+    short: set[bytes] = field(default_factory=set)  # whose seat weighs more than the bond and was unbonded in part
 
 
 class Model:
     """A ledger of candidates."""
 
-    def __init__(self, genesis_time_ms: int) -> None:
-        self.genesis_time_ms = genesis_time_ms
+    def __init__(self, genesis_time_ms: int, unbonding_ms: int = 1) -> None:
+        self.genesis_time_ms, self.unbonding_ms = genesis_time_ms, unbonding_ms
+        self.now_ms = genesis_time_ms
         self.people = {node.public: Person(FIRST_BOND) for node in NODES[:MEMBERS]}
         for number, node in enumerate(NODES[:MEMBERS]):
             self.people[node.public].named[0] = node.public
@@ -90,18 +97,29 @@ class Model:
         self.offences: set[tuple[object, ...]] = set()
         self.issued = self.pot = self.burned = 0
         self.height = 0
+        self.rounds = Rounds()
+        self.beacon = b""  # of the present era
 
     @property
     def era(self) -> EraOfModel:
         return self.eras[-1]
 
-    def begin_commit(self) -> None:
+    def is_over(self, era: int) -> bool:
+        """Both the eras and the time have passed."""
+        return self.era.number >= era + 3 and self.now_ms >= self.eras[era].end_ms + self.unbonding_ms
+
+    def begin_commit(self, time_ms: int) -> None:
         self.height += 1
+        self.now_ms = time_ms
         if self.height == self.era.first + ERA_LENGTH * 30 // 100:
             for key, person in self.people.items():
                 named = person.named.get(self.era.number + 1)
                 if named and person.jailed_era is None and person.bond >= MINIMUM:
                     self.era.frozen[key] = (named, person.bond)
+        members = [key for key, _, _ in self.era.seats]
+        self.rounds.begin_commit(
+            self.height, self.era.number, self.era.first, self.beacon, members, list(self.era.frozen)
+        )
 
     def apply(self, sender: bytes, operation: Operation, fee: int) -> str:
         """The code of a transaction with one operation."""
@@ -128,8 +146,9 @@ class Model:
     def _end_era(self) -> None:
         era, pot = self.era, self.pot
         counts = [sum(1 for author, _ in era.levels if author == number) for number in range(len(era.seats))]
+        parts = [count * weight for count, weight in zip(counts, era.weights, strict=True)]
         for number, (key, _, _) in enumerate(era.seats):
-            share = int(Fraction(pot * counts[number], sum(counts))) if sum(counts) else 0
+            share = int(Fraction(pot * parts[number], sum(parts))) if sum(parts) else 0
             self.pot -= share
             reward = share + era.earned[number]
             self.balances[key] += reward
@@ -138,9 +157,20 @@ class Model:
                 continue
             if person.onion_in(era.number) and era.number not in person.revealed:
                 self.burned += person.lose(2 * reward)
+            if key in self.rounds.silent:
+                self.burned += person.lose(reward)
             if Fraction(counts[number], ERA_LENGTH) < Fraction(1, 10) and person.jailed_era is None:
                 person.jailed_era = era.number
-        self.eras.append(EraOfModel(era.number + 1, self.height + 1, self._choose()))
+        era.end_ms = self.now_ms
+        seats = self._choose()
+        short = {
+            key
+            for key, _, weight in seats
+            if (person := self.people.get(key)) and weight > person.bond and person.unbonding
+        }
+        weights = self.rounds.weights([key for key, _, _ in seats])
+        self.eras.append(EraOfModel(era.number + 1, self.height + 1, seats, weights=weights, short=short))
+        self.rounds.silent = set()
 
     def _choose(self) -> list[tuple[bytes, bytes, int]]:
         ready = []
@@ -201,17 +231,17 @@ class Model:
         person = self.people.get(sender)
         if person is None:
             return "not_a_candidate"
-        due = [entry for entry in person.unbonding if entry[0] <= self.era.number]
+        due = [entry for entry in person.unbonding if self.is_over(entry[0] - 3)]
         amount = sum(part for _, part in due)
         if amount == 0:
             return "nothing_to_withdraw"
-        weights = [bond for era in self.eras[-3:] for key, _, bond in era.seats if key == sender]
-        if person.stake - amount < max(weights, default=0):
+        if any(sender in era.short and not self.is_over(era.number) for era in self.eras):
             return "stake_needed"
         self.balances[sender] += amount
         person.unbonding = [entry for entry in person.unbonding if entry not in due]
         if person.stake == 0 and person.offences == 0:
             del self.people[sender]
+            self.rounds.stakes.pop(sender, None)
         return "ok"
 
     def _ready(self, sender: bytes, operation: Ready) -> str:
@@ -268,9 +298,15 @@ class Model:
         person.jailed_era = None
         return "ok"
 
+    def _stakeresources(self, sender: bytes, operation: StakeResources) -> str:
+        return self.rounds.stake(sender, operation) if sender in self.people else "not_a_candidate"
+
+    def _reportchallenges(self, sender: bytes, operation: ReportChallenges) -> str:
+        return self.rounds.report(sender, operation, self.height)
+
     def _reportequivocation(self, sender: bytes, operation: ReportEquivocation) -> str:
         header = header_of(operation.first)
-        if not self.era.number - 3 <= header.era <= self.era.number:
+        if header.era > self.era.number or self.is_over(header.era):
             return "evidence_outdated"
         seats = self.eras[header.era].seats
         if header.author >= len(seats) or seats[header.author][1] != operation.first.signer:
@@ -279,7 +315,7 @@ class Model:
 
     def _reportconflict(self, sender: bytes, operation: ReportConflict) -> str:
         said = operation.first.statement
-        if not self.era.number - 3 <= said.era <= self.era.number:
+        if said.era > self.era.number or self.is_over(said.era):
             return "evidence_outdated"
         for key, consensus_key, _ in self.eras[said.era].seats:
             if consensus_key == operation.first.signer:

@@ -35,7 +35,8 @@ ERA_LENGTH = 20
 FREEZE, WINDOW_FIRST, WINDOW_LAST = 7, 9, 14
 MINIMUM = 1_000_000
 ONION_LAYERS = 12
-STAKING = StakingParameters(committee_size=4, minimum_bond=MINIMUM, onion_length=ONION_LAYERS)
+# Unbonding is over with its eras, unless a test gives it time.
+STAKING = StakingParameters(committee_size=4, minimum_bond=MINIMUM, onion_length=ONION_LAYERS, unbonding_ms=1)
 NODES = [SigningKey(bytes([3, number]) + bytes(30)) for number in range(7)]
 BY_NODE_KEY = {node.public: node for node in NODES}
 MEMBERS = 4

@@ -34,7 +34,7 @@ SHAPES: dict[bytes, type[Any]] = {
     b"n": NameRecord,
     b"v": Candidate,
     b"T": EraTally,
-    b"c": ContractRecord,
+    b"x": ContractRecord,
 }
 
 

@@ -366,6 +366,7 @@ def test_a_restart_in_any_place_changes_nothing() -> None:
         {"committee_size": 101},
         {"minimum_bond": 0},
         {"unbonding_eras": 0},
+        {"unbonding_ms": 0},
         {"freeze_percent": 1},
         {"freeze_percent": 45},
         {"beacon_from_percent": 70},

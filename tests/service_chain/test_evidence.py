@@ -134,12 +134,12 @@ def test_evidence_of_earlier_eras_counts_until_unbonding_ends() -> None:
     assert ledger.do(0, equivocation(CHAIN, 1, author, 5, key)) == "ok"
     assert ledger.candidate(LIAR).unbonding == ((4, BOND - BOND * 5 // 100),)
     ledger.end_era()
+    # Whether or not it has withdrawn.
+    assert ledger.do(0, conflict(CHAIN, 1, 25, key)) == "evidence_outdated"
     assert ledger.do(LIAR, Withdraw()) == "ok"
     # Its offence is remembered though it has nothing any more.
     assert ledger.candidate(LIAR).offences == 1
-    assert ledger.do(0, conflict(CHAIN, 1, 25, key)) == "nothing_to_slash"
-    ledger.end_era()
-    assert ledger.do(0, conflict(CHAIN, 1, 25, key)) == "evidence_outdated"
+    assert ledger.do(0, conflict(CHAIN, 2, 45, era_key_of(LIAR, 2))) == "not_of_the_accused"
     assert ledger.do(0, conflict(CHAIN, 6, 101, key)) == "evidence_outdated"
 
 

@@ -30,7 +30,7 @@ from tests.service_chain.era_world import (
 
 
 def candidate(bond: int, unbonding: tuple[tuple[int, int], ...] = ()) -> Candidate:
-    return Candidate(bond, 1, LINK, API, unbonding)
+    return Candidate(bond, LINK, API, unbonding)
 
 
 @given(st.integers(0, 100), st.lists(st.integers(1, 100), max_size=5), st.integers(0, 700))
@@ -85,7 +85,7 @@ def test_who_leaves_leaves_nothing_behind() -> None:
         ledger.end_era()
     assert ledger.do(5, Withdraw()) == "ok"
     new = set(ledger.state()) - before
-    assert {key[:1] for key in new} == {b"e", b"Z"}
+    assert {key[:1] for key in new} == {b"e", b"t", b"Z"}
     assert ledger.do(5, Withdraw()) == "not_a_candidate"
     assert ledger.bond(5, BOND) == "ok"
 

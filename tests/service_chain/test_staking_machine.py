@@ -8,11 +8,28 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from msgspec.structs import replace
 
+from blockcloud.primitives import codec
 from blockcloud.primitives.certificates import CHECKPOINT, HANDOVER
 from blockcloud.service_chain.eras import next_beacon
-from blockcloud.service_chain.operations import Bond, Operation, Ready, Reveal, Unbond, Unjail, Withdraw
+from blockcloud.service_chain.operations import (
+    Bond,
+    Operation,
+    Ready,
+    ReportChallenges,
+    Reveal,
+    StakeResources,
+    Unbond,
+    Unjail,
+    Withdraw,
+)
+from blockcloud.service_chain.records import SilentChallengers
+from blockcloud.service_chain.resources import open_round, reported
+from blockcloud.service_chain.state_keys import SILENT_CHALLENGERS_KEY
 from blockcloud.service_chain.transaction import parse_transaction
+from blockcloud.transaction_chain.cloudpos.stake import RESOURCE_LIMIT
+from blockcloud.transaction_chain.cloudpos.verdicts import Report, Verdicts
 from tests.service_chain.era_model import Model
 from tests.service_chain.era_world import (
     API,
@@ -22,6 +39,7 @@ from tests.service_chain.era_world import (
     MINIMUM,
     NODES,
     ONION_LAYERS,
+    STAKING,
     EraLedger,
     conflict,
     equivocation,
@@ -29,22 +47,27 @@ from tests.service_chain.era_world import (
     era_key_of,
     onion,
 )
+from tests.service_chain.resource_rounds import CHALLENGES, LATE, PASSED, PLACE, Amounts, claim
 
 nodes = st.integers(0, len(NODES) - 1)
 amounts = st.sampled_from([1, MINIMUM - 1, MINIMUM, MINIMUM + 1, BOND, BOND + MINIMUM, 10 * BOND])
 # Milliseconds between commits: what they issue is nothing, much less than a bond, or much more.
 pauses = st.sampled_from([0, 0, 0, 1, 1, 3_600_000])
-# Places in an era before which something changes: start, freeze, both ends of the beacon window, the last commit.
-places = st.sampled_from([0, 5, 6, 8, 13, 14, 19])
+# Places in an era before which something changes: start, freeze, both ends of the beacon window (the second also the
+# start of the tests), settlement, the last commit.
+places = st.sampled_from([0, 5, 6, 8, 13, 14, 17, 19])
+amounts_staked = st.tuples(*[st.sampled_from([0, 0, 1, 7, 1_000, RESOURCE_LIMIT])] * 3)
+verdicts = st.tuples(*[st.sampled_from([PASSED, PASSED, PASSED, LATE])] * 3)
 
 
 class Eras(RuleBasedStateMachine):
     """Transactions wait until `commit` executes them."""
 
-    @initialize(onions=st.booleans())
-    def begin(self, onions: bool) -> None:
-        self.ledger = EraLedger(era_genesis(onions=onions))
-        self.model = Model(self.ledger.genesis.time_ms)
+    @initialize(onions=st.booleans(), unbonding_ms=st.sampled_from([1, 1, 3_600_000, 10_000_000]))
+    def begin(self, onions: bool, unbonding_ms: int) -> None:
+        genesis = era_genesis(replace(STAKING, unbonding_ms=unbonding_ms), onions=onions)
+        self.ledger = EraLedger(replace(genesis, challenges=CHALLENGES))
+        self.model = Model(self.ledger.genesis.time_ms, unbonding_ms)
         for person in self.model.people.values():
             person.onions = person.onions if onions else []
         for node in NODES:
@@ -84,10 +107,11 @@ class Eras(RuleBasedStateMachine):
             amount = person.bond
         self.waiting.append((node, Unbond(amount)))
 
-    @rule(node=nodes, eras=st.integers(0, 4))
-    def withdraw(self, node: int, eras: int) -> None:
-        """Some eras later."""
+    @rule(node=nodes, eras=st.integers(0, 4), pause=pauses)
+    def withdraw(self, node: int, eras: int, pause: int) -> None:
+        """Some eras later, and some time."""
         for _ in range(eras):
+            self.now_ms += pause
             self._to(19)
             self._to(0)
         self.waiting.append((node, Withdraw()))
@@ -137,6 +161,56 @@ class Eras(RuleBasedStateMachine):
             operation = conflict(chain_id, era, place, key, CHECKPOINT if kind == 2 else HANDOVER)
         self.waiting.append((reporter, operation))
 
+    @rule(node=nodes, amounts=amounts_staked, plot=st.integers(1, 2), address=st.sampled_from([PLACE, ""]))
+    def stake(self, node: int, amounts: Amounts, plot: int, address: str) -> None:
+        self.waiting.append((node, StakeResources(claim(amounts, plot), address)))
+
+    @rule(
+        some=st.sets(nodes, min_size=2),
+        amounts=amounts_staked,
+        row=verdicts,
+        meddlers=st.sets(st.integers(0, 3)),
+        other=amounts_staked,
+        plot=st.integers(1, 2),
+        reports=st.sampled_from([(13,), (13,), (12,), (12, 13), (13, 15)]),
+    )
+    def a_good_round(
+        self,
+        some: set[int],
+        amounts: Amounts,
+        row: Verdicts,
+        meddlers: set[int],
+        other: Amounts,
+        plot: int,
+        reports: tuple[int, ...],
+    ) -> None:
+        """Some put up resources, a few of the first nodes change their claims after the draw, and all who are drawn
+        say the same, perhaps too early or twice. Who withdraws, bonds or restarts in between comes by itself."""
+        self._to(8)
+        self.waiting += [(node, StakeResources(claim(amounts), PLACE)) for node in sorted(some)]
+        self._to(10)
+        self.waiting += [(node, StakeResources(claim(other, plot), PLACE)) for node in sorted(meddlers)]
+        for number, place in enumerate(reports):
+            self._to(place)
+            said = row if number == 0 else (LATE, LATE, LATE)
+            self._report([node for node, key in enumerate(NODES) if self._is_drawn(key.public)], said, 0, 0)
+            self._commit(set(), [0])
+
+    @rule(
+        some=st.sets(nodes, min_size=1),
+        row=verdicts,
+        ahead=st.sampled_from([0, 0, 0, 0, 1, -1]),
+        more=st.just(0) | st.integers(-1, 1),
+    )
+    def report(self, some: set[int], row: Verdicts, ahead: int, more: int) -> None:
+        self._report(sorted(some), row, ahead, more)
+
+    def _report(self, some: list[int], row: Verdicts, ahead: int, more: int) -> None:
+        opened = self.model.rounds.open
+        rows = max(0, (len(opened.claims) if opened else 0) + more)
+        era = max(0, self.model.era.number + ahead)
+        self.waiting += [(node, ReportChallenges(Report(era, 0, (row,) * rows))) for node in some]
+
     @rule()
     def restart(self) -> None:
         self.ledger.restart()
@@ -169,6 +243,10 @@ class Eras(RuleBasedStateMachine):
         person = self.model.people.get(NODES[node].public)
         return person is not None and person.jailed_era is not None
 
+    def _is_drawn(self, key: bytes) -> bool:
+        opened = self.model.rounds.open
+        return opened is not None and key in opened.challengers
+
     def _commit(self, silent: set[int], leaders: list[int]) -> None:
         ledger, model = self.ledger, self.model
         members = len(model.era.seats)
@@ -182,7 +260,8 @@ class Eras(RuleBasedStateMachine):
             ledger.chain.check(payload)
             payloads.append(payload)
         base_fee, level = ledger.chain.base_fee, ledger.height + 2 - model.era.first
-        model.begin_commit()
+        model.beacon = ledger.plan.beacon
+        model.begin_commit(self.now_ms)
         expected = [
             model.apply(NODES[node].public, operation, base_fee * parse_transaction(payload).weight)
             for (node, operation), payload in zip(self.waiting, payloads, strict=True)
@@ -196,6 +275,7 @@ class Eras(RuleBasedStateMachine):
 
     def _compare(self, ended: bool) -> None:
         ledger, model = self.ledger, self.model
+        self._compare_stakes()
         for node in NODES:
             candidate, person = ledger.chain.candidate(node.public), model.people.get(node.public)
             assert (candidate is None) == (person is None)
@@ -215,7 +295,29 @@ class Eras(RuleBasedStateMachine):
             assert (plan.era, plan.first_height, seats) == (model.era.number, model.era.first, model.era.seats)
             assert plan.beacon == next_beacon(before.beacon, before.era, model.eras[-2].reveals)
             assert len(plan.committee()) == len(seats)
+            assert [seat.resource_weight for seat in plan.seats] == model.era.weights
             assert ledger.results[-1].state_root == ledger.chain.root_at(ledger.height)
+
+    def _compare_stakes(self) -> None:
+        ledger, rounds = self.ledger, self.model.rounds
+        for node in NODES:
+            record, stake = ledger.chain.stake(node.public), rounds.stakes.get(node.public)
+            assert (record is None) == (stake is None)
+            if record is not None and stake is not None:
+                have = (record.claim, record.address, list(record.confirmed.dimensions()))
+                assert have == (stake.claim, stake.address, stake.found)
+            assert reported(ledger.chain.get, node.public) == (
+                rounds.open is not None and node.public in rounds.open.reports
+            )
+        opened = open_round(ledger.chain.get)
+        assert (opened is None) == (rounds.open is None)
+        if opened is not None and rounds.open is not None:
+            assert (opened.era, opened.challengers) == (rounds.open.era, rounds.open.challengers)
+            stakes = zip(opened.candidates, [claimed for claimed, _ in opened.stakes], strict=True)
+            assert list(stakes) == list(rounds.open.claims.items())
+        silent = ledger.chain.get(SILENT_CHALLENGERS_KEY)
+        have_silent = codec.decode(silent, SilentChallengers, limit=2**16).node_keys if silent else ()
+        assert set(have_silent) == rounds.silent
 
     def _balance(self, key: bytes) -> int:
         account = self.ledger.chain.account(key)

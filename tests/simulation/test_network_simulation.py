@@ -13,11 +13,12 @@ import pytest
 
 from blockcloud.primitives.errors import BadConfiguration
 from blockcloud.primitives.storage import Batch, Store
+from blockcloud.service_chain.genesis import Genesis
 from blockcloud.simulation.disk import SimulatedDisk
 from blockcloud.simulation.faults import Lie
 from blockcloud.simulation.hash_machine import HashMachine
 from blockcloud.simulation.network import Network
-from blockcloud.simulation.options import Length
+from blockcloud.simulation.options import NO_BOUNDARY, Length
 from blockcloud.simulation.runner import DIVERGED, NO_PROGRESS, PASS, Summary, main, make_network, run, run_many
 from blockcloud.simulation.simulated_node import SimulatedNode
 from blockcloud.transaction_chain.commit import Commit
@@ -69,6 +70,12 @@ def test_the_long_seeds_meet_everything_that_can_be_drawn() -> None:
         *("clock skew", "clock drift", "crashes", "full disks"),
     }
     assert any(not one.liars and not one.faults.kinds()[3:] for one in options), "some runs are nearly calm"
+    lengths = [one.parameters.era_length for one in options]
+    assert {one.ledger for one in options} == {False, True}
+    assert {one.outsiders for one in options if one.ledger} == {0, 1, 2}
+    assert set(range(8, 13)) < set(lengths), "eras that are over before they have well begun"
+    assert NO_BOUNDARY in lengths
+    assert max(length for length in lengths if length != NO_BOUNDARY) > 30
     for one in options:
         # The definition of f: less than a third of the weight.
         assert 3 * sum(one.weights[liar] for liar in one.liars) < sum(one.weights)
@@ -157,6 +164,7 @@ def test_a_disk_that_lies_about_syncing_shows_as_a_double_signature(monkeypatch:
         write(self, batch, sync=False)
 
     monkeypatch.setattr(SimulatedDisk, "write", lazy)
+    monkeypatch.setattr(SimulatedDisk, "sync", lambda self: None)
     # A core that waits for what the others know of it survives such a disk; one that does not wait shows it.
     monkeypatch.setattr(Core, "_hear", lambda self, source: setattr(self, "_heard", None))
     assert_some("double signature", crashing_seeds(40))
@@ -175,8 +183,8 @@ def assert_some(wanted: str, seeds: list[int], machine: type[HashMachine] = Hash
 class ForgetfulMachine(HashMachine):
     """Its state depends on what it has seen since it was started, so it differs after a crash."""
 
-    def __init__(self, store: Store) -> None:
-        super().__init__(store)
+    def __init__(self, genesis: Genesis, store: Store) -> None:
+        super().__init__(genesis, store)
         self._state = bytes(32)
 
     def execute(self, commit: Commit, batch: Batch) -> Result:

@@ -10,18 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blockcloud.primitives import codec
-from blockcloud.primitives.certificates import CHECKPOINT, DOMAIN, Certificate, Statement
-from blockcloud.primitives.hashes import ZERO_DIGEST
+from blockcloud.primitives.certificates import CHECKPOINT, DOMAIN, Certificate, SignedStatement, Statement
 from blockcloud.primitives.storage import Batch
 from blockcloud.simulation.clock import EPOCH_MS, SimulatedClock
-from blockcloud.simulation.dag_builder import CHAIN_ID, BlockName, DagBuilder, simulated_committee, simulated_key
+from blockcloud.simulation.dag_builder import BlockName, DagBuilder, simulated_key
 from blockcloud.simulation.disk import DiskFull, SimulatedDisk
 from blockcloud.simulation.faults import DRIFT_MS_PER_S, HEALED_SKEW_MS, SKEW_MS, Faults, Lie
 from blockcloud.simulation.judge import COMMIT_AHEAD_MS, Judge, SafetyBroken
 from blockcloud.simulation.options import Load, Options
 from blockcloud.simulation.wan import REGIONS, latency_ms, round_trip_ms
 from blockcloud.transaction_chain.block import Block
-from blockcloud.transaction_chain.commit import Commit, CommitRecord
+from blockcloud.transaction_chain.commit import Commit, CommitRecord, EraStart
+from blockcloud.transaction_chain.era import EraPlan, handover_statement
 from blockcloud.transaction_chain.machine import Result
 from blockcloud.transaction_chain.parameters import Parameters
 
@@ -67,11 +67,17 @@ def test_crashes_tear_records_and_sometimes_keep_unsynced_ones() -> None:
 
 def test_a_full_disk_refuses_and_keeps_what_it_has() -> None:
     disk = SimulatedDisk()
-    disk.write(row(0), sync=True)
+    disk.write(row(0), sync=False)
     disk.is_full = True
     with pytest.raises(DiskFull):
         disk.write(row(1), sync=True)
-    assert rows(disk, "one") == [0]
+    disk.reopen()
+    assert rows(disk, "one") == [0], "the process ended, the machine did not"
+    disk.is_full = False
+    disk.write(row(2), sync=False)
+    disk.sync()
+    disk.crash(Random(1))
+    assert rows(disk, "one") == [0, 2], "what the refused write left in the log is not in the way"
 
 
 # ---- clock and distances
@@ -103,18 +109,19 @@ def test_distances_are_symmetric_and_as_published() -> None:
 
 QUIET = Faults(heal_ms=1_000, latency_ms=((1,) * 4,) * 4)
 OPTIONS = Options((1,) * 4, (1,) * 4, Parameters(), Load.BUSY, {3: frozenset({Lie.ROOT})}, QUIET)
-COMMITTEE = simulated_committee((1,) * 4)
+SHORT = replace(OPTIONS, parameters=Parameters(era_length=2, leader_table_period=1))
+START, SHORT_START = (EraStart.of_chain(one.genesis.chain_id(), one.genesis.time_ms) for one in (OPTIONS, SHORT))
 BLOCK, OTHER_BLOCK = (
     DagBuilder(4).add(BlockName(1, 0), [BlockName(0, 0)], timestamp_ms=EPOCH_MS + stamp) for stamp in (0, 1)
 )
 
 
 def judge() -> Judge:
-    return Judge(OPTIONS, COMMITTEE)
+    return Judge(OPTIONS)
 
 
 def commit(block: Block = BLOCK, *, time_ms: int = EPOCH_MS) -> Commit:
-    record = CommitRecord(0, 1, 1, ZERO_DIGEST, (block.reference,), (block.reference,), time_ms)
+    record = CommitRecord(0, 1, 1, START.digest, (block.reference,), (block.reference,), time_ms)
     return Commit(record, record.digest(), (block,))
 
 
@@ -123,7 +130,10 @@ def result(state: bytes = b"state") -> Result:
 
 
 def certificate(signers: range, digest: bytes, root: bytes) -> Certificate:
-    statement = Statement(CHECKPOINT, CHAIN_ID, 0, 1, (digest, root))
+    return certificate_of(signers, Statement(CHECKPOINT, OPTIONS.genesis.chain_id(), 0, 1, (digest, root)))
+
+
+def certificate_of(signers: range, statement: Statement) -> Certificate:
     keys = sorted((simulated_key(member) for member in signers), key=lambda key: key.public)
     return Certificate(statement, tuple((key.public, key.sign(DOMAIN, codec.encode(statement))) for key in keys))
 
@@ -135,7 +145,7 @@ def test_the_judge_lets_agreement_pass() -> None:
         one.certified(member, certificate(range(3), commit().digest, b"state"))
     one.signed(0, BLOCK)
     one.signed(0, BLOCK)
-    one.accused(0, [3])
+    one.accused(0, [simulated_key(3).public])
 
 
 def test_the_judge_says_what_is_wrong() -> None:
@@ -149,7 +159,7 @@ def test_the_judge_says_what_is_wrong() -> None:
     with pytest.raises(SafetyBroken, match="states differ"):
         one.committed(1, commit(), result(b"another"), 0)
     with pytest.raises(SafetyBroken, match="honest member is accused"):
-        one.accused(0, [1])
+        one.accused(0, [simulated_key(1).public])
     one.invalid(BLOCK.raw, "some rule")
     with pytest.raises(SafetyBroken, match="invalid block"):
         one.committed(2, commit(), result(), 0)
@@ -208,3 +218,140 @@ def test_liveness_asks_for_progress_and_for_every_payload() -> None:
     assert "never committed 1 payloads, first b'a payload'" in one.complaint(2_000 + OPTIONS.commit_within_ms, 0)
     one.lost_memory(0)
     assert one.complaint(10**6, 0) == ""
+
+
+# ---- judge, from era to era
+
+
+def chained(*eras: int) -> list[Commit]:
+    """Commits one after another, of these eras."""
+    commits, previous = [], SHORT_START.digest
+    for height, era in enumerate(eras, 1):
+        record = CommitRecord(era, height, height, previous, (), (), EPOCH_MS)
+        commits.append(Commit(record, record.digest(), ()))
+        previous = record.digest()
+    return commits
+
+
+def plan_after(height: int, era: int = 1) -> EraPlan:
+    return replace_plan(SHORT.genesis.plan(), era, height + 1)
+
+
+def replace_plan(plan: EraPlan, era: int, first_height: int) -> EraPlan:
+    return EraPlan(era, first_height, plan.beacon, plan.protocol_version, plan.seats)
+
+
+def ended(height: int, plan: EraPlan | None) -> Result:
+    return Result(height, b"state", b"state", next_era=plan)
+
+
+def test_an_era_ends_at_its_last_height_and_nowhere_else() -> None:
+    first, second, third = chained(0, 0, 1)
+    one = Judge(SHORT)
+    one.committed(0, first, ended(1, None), 0)
+    one.committed(0, second, ended(2, plan_after(2)), 0)
+    one.committed(0, third, ended(3, None), 0)
+    assert (one.plans[1], one.era_levels) == (plan_after(2), {0: 2})
+    early, late = Judge(SHORT), Judge(SHORT)
+    with pytest.raises(SafetyBroken, match="an era ends elsewhere"):
+        early.committed(0, first, ended(1, plan_after(1)), 0)
+    late.committed(0, first, ended(1, None), 0)
+    with pytest.raises(SafetyBroken, match="an era ends elsewhere"):
+        late.committed(0, second, ended(2, None), 0)
+
+
+@pytest.mark.parametrize(
+    ("eras", "taken", "wrong"),
+    [
+        ((0, 0, 0), (0, 1, 2), "another era than its height"),
+        ((0, 1), (0, 1), "another era than its height"),
+        ((0, 0, 1), (0, 2), "left out"),
+    ],
+)
+def test_commits_are_of_the_era_of_their_height(eras: tuple[int, ...], taken: tuple[int, ...], wrong: str) -> None:
+    one, commits = Judge(SHORT), chained(*eras)
+    *before, last = taken
+    for index in before:
+        one.committed(0, commits[index], ended(index + 1, plan_after(2) if index == 1 else None), 0)
+    with pytest.raises(SafetyBroken, match=wrong):
+        one.committed(0, commits[last], ended(last + 1, None), 0)
+
+
+def test_the_chain_of_commits_goes_on_from_era_to_era() -> None:
+    first, second, _ = chained(0, 0, 1)
+    one = Judge(SHORT)
+    one.committed(0, first, ended(1, None), 0)
+    one.committed(0, second, ended(2, plan_after(2)), 0)
+    record = CommitRecord(1, 3, 1, SHORT_START.digest, (), (), EPOCH_MS)
+    with pytest.raises(SafetyBroken, match="does not follow"):
+        one.committed(0, Commit(record, record.digest(), ()), ended(3, None), 0)
+
+
+def test_members_that_plan_different_eras_differ() -> None:
+    first, second = chained(0, 0)
+    one = Judge(SHORT)
+    for member in (0, 1):
+        one.committed(member, first, ended(1, None), 0)
+    one.committed(0, second, ended(2, plan_after(2)), 0)
+    with pytest.raises(SafetyBroken, match="states differ"):
+        one.committed(1, second, ended(2, replace_plan(plan_after(2), 1, 4)), 0)
+
+
+def test_a_handover_is_certified_by_the_old_committee_and_true() -> None:
+    first, second = chained(0, 0)
+    plan, chain_id = plan_after(2), SHORT.genesis.chain_id()
+    truth = handover_statement(chain_id, 2, second.digest, b"state", plan)
+    lies = [
+        handover_statement(chain_id, 2, second.digest, b"other", plan),
+        handover_statement(chain_id, 2, second.digest, b"state", replace_plan(plan, 1, 4)),
+    ]
+    for lie in lies:
+        one = Judge(SHORT)
+        one.committed(0, first, ended(1, None), 0)
+        one.committed(0, second, ended(2, plan), 0)
+        with pytest.raises(SafetyBroken, match="no honest member computed"):
+            one.certified(0, certificate_of(range(3), lie))
+    one = Judge(SHORT)
+    one.committed(0, first, ended(1, None), 0)
+    one.committed(0, second, ended(2, plan), 0)
+    with pytest.raises(SafetyBroken, match="does not verify"):
+        one.certified(0, certificate_of(range(2), truth))
+    one.began(0, plan, 100, proposing=True)
+    assert "no certificate of the hand-over into era 1" in one.uncertified(100)
+    assert one.uncertified(99) == "", "it has some time"
+    one.certified(0, certificate_of(range(3), truth))
+    assert one.uncertified(100) == ""
+    with pytest.raises(SafetyBroken, match="certificates conflict"):
+        one.certified(0, certificate_of(range(3), lies[0]))
+
+
+def test_two_statements_about_one_height_are_a_double_signature() -> None:
+    one, key = judge(), simulated_key(0)
+    for member in (0, 3):
+        for root in (b"one", b"other"):
+            claim = Statement(CHECKPOINT, b"chain", 0, 1, (b"digest", root))
+            signed = SignedStatement(claim, key.public, b"")
+            if (member, root) == (0, b"other"):
+                with pytest.raises(SafetyBroken, match="two statements"):
+                    one.stated(member, signed)
+            else:
+                one.stated(member, signed)
+
+
+def test_an_honest_member_can_sign_for_its_seat() -> None:
+    one = Judge(SHORT)
+    one.began(3, SHORT.genesis.plan(), 0, proposing=False)
+    with pytest.raises(SafetyBroken, match="not able to sign"):
+        one.began(0, SHORT.genesis.plan(), 0, proposing=False)
+
+
+def test_short_eras_must_end_after_healing() -> None:
+    one = Judge(SHORT)
+    one.heights = [3, 3, 3, 0]
+    one.healed()
+    assert not one.has_crossed()
+    one.heights = [5, 5, 4, 0]
+    assert not one.has_crossed()
+    one.heights = [5, 5, 5, 0]
+    assert one.has_crossed()
+    assert judge().has_crossed(), "nobody waits for the end of a long era"

@@ -50,19 +50,54 @@ def test_more_than_may_lie_must_say_so() -> None:
     assert not catch_up.is_lagging(150)
 
 
-def test_chunk_after_chunk_of_the_first_who_told() -> None:
+def test_two_chunks_at_a_time_of_the_first_who_told() -> None:
     catch_up = behind()
     assert catch_up.request(10, 0, PEERS, 0) == (2, FetchLevels(10, 9 + COMMIT_RANGE))
+    assert catch_up.request(10, 0, PEERS, 1) == (2, FetchLevels(73, 72 + COMMIT_RANGE))
     assert catch_up.request(10, 0, PEERS, 1) is None
     catch_up.answered(2, blocks(10, 73))
     assert catch_up.request(72, 0, PEERS, 2) is None, "not before the chunk is accepted"
-    assert catch_up.request(73, 0, PEERS, 3) == (2, FetchLevels(73, 72 + COMMIT_RANGE))
+    assert catch_up.request(73, 0, PEERS, 3) == (2, FetchLevels(136, 135 + COMMIT_RANGE))
     catch_up.answered(2, blocks(73, 136))
-    assert catch_up.request(136, 0, PEERS, 4) == (2, FetchLevels(136, 135 + COMMIT_RANGE))
+    assert catch_up.request(136, 0, PEERS, 4) == (2, FetchLevels(199, 200))
     catch_up.answered(2, blocks(136, 199))
-    assert catch_up.request(199, 0, PEERS, 5) == (2, FetchLevels(199, 200))
+    assert catch_up.request(199, 0, PEERS, 5) is None
+    catch_up.answered(2, blocks(199, 200))
     assert catch_up.request(200, 0, PEERS, 6) is None
     assert catch_up.next_timer() is None
+
+
+def test_both_chunks_may_be_accepted_at_once() -> None:
+    catch_up = behind()
+    catch_up.request(10, 0, PEERS, 0)
+    catch_up.request(10, 0, PEERS, 0)
+    catch_up.answered(2, blocks(10, 73))
+    catch_up.answered(2, blocks(73, 136))
+    assert catch_up.request(136, 0, PEERS, 1) == (2, FetchLevels(136, 135 + COMMIT_RANGE))
+    assert catch_up.request(136, 0, PEERS, 1) == (2, FetchLevels(199, 200))
+    assert catch_up.next_timer() == 1 + CHUNK_RETRY_MS
+
+
+def test_after_an_answer_that_stopped_early_they_come_one_by_one() -> None:
+    catch_up = behind()
+    catch_up.request(10, 0, PEERS, 0)
+    catch_up.request(10, 0, PEERS, 0)
+    catch_up.answered(2, blocks(10, 40))
+    assert catch_up.request(40, 0, PEERS, 1) == (2, FetchLevels(40, 39 + COMMIT_RANGE))
+    assert catch_up.request(40, 0, PEERS, 1) is None
+    catch_up.answered(2, blocks(73, 136))  # what was asked for ahead is of no use any more
+    assert catch_up.request(40, 0, PEERS, 2) is None
+    catch_up.answered(2, blocks(40, 80))
+    assert catch_up.request(80, 0, PEERS, 3) == (2, FetchLevels(80, 79 + COMMIT_RANGE))
+    assert catch_up.request(80, 0, PEERS, 3) is None
+
+
+def test_the_second_chunk_does_not_wait_for_longer_than_the_first() -> None:
+    catch_up = behind()
+    catch_up.request(10, 0, PEERS, 0)
+    catch_up.request(10, 0, PEERS, CHUNK_RETRY_MS - 1)
+    assert catch_up.next_timer() == CHUNK_RETRY_MS
+    assert catch_up.request(10, 0, PEERS, CHUNK_RETRY_MS) == (3, FetchLevels(10, 9 + COMMIT_RANGE))
 
 
 def test_a_level_larger_than_an_answer_does_not_stop_it() -> None:
@@ -74,6 +109,7 @@ def test_a_level_larger_than_an_answer_does_not_stop_it() -> None:
 
 def test_what_was_not_asked_moves_nothing() -> None:
     catch_up = behind()
+    catch_up.request(10, 0, PEERS, 0)
     catch_up.request(10, 0, PEERS, 0)
     catch_up.answered(3, blocks(10, 20))
     catch_up.answered(2, blocks(11, 20))
@@ -98,10 +134,26 @@ def test_silence_means_another_peer() -> None:
 def test_a_lost_link_means_another_peer_at_once() -> None:
     catch_up = behind()
     catch_up.request(10, 0, PEERS, 0)
+    catch_up.request(10, 0, PEERS, 0)
     catch_up.lost(1)
     assert catch_up.request(10, 0, PEERS, 1) is None
     catch_up.lost(2)
     assert catch_up.request(10, 0, [1, 3], 1) == (3, FetchLevels(10, 9 + COMMIT_RANGE))
+
+
+def test_a_link_that_is_lost_takes_what_was_under_way_with_it() -> None:
+    catch_up = behind()
+    catch_up.request(10, 0, PEERS, 0)
+    catch_up.request(10, 0, PEERS, 0)
+    catch_up.answered(2, blocks(10, 73))
+    catch_up.lost(2)
+    assert catch_up.request(73, 0, [1, 3], 1) == (3, FetchLevels(73, 72 + COMMIT_RANGE))
+
+
+def test_with_nobody_to_ask_the_claims_are_forgotten_too() -> None:
+    catch_up = behind()
+    assert all(catch_up.request(10, 0, [], now_ms) is None for now_ms in range(0, 2 * CHUNK_RETRY_MS, 500))
+    assert not catch_up.is_lagging(10)
 
 
 def test_claims_that_nobody_can_show_are_forgotten() -> None:

@@ -79,7 +79,7 @@ def _add_eras(router: APIRouter, validator: Validator) -> None:
         found = chain.candidate(key)
         if found is None:
             raise NotFound("there is no candidate of this address", address=address)
-        return answer(request, candidate_view(key, found))
+        return answer(request, candidate_view(key, found, chain.withdrawable_ms, chain.stake(key)))
 
 
 def _add_accounts_and_names(router: APIRouter, validator: Validator) -> None:

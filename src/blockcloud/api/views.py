@@ -5,6 +5,7 @@ Amounts appear as decimal BLOC and as integers in micro-BLOC.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from blockcloud.primitives import codec
@@ -15,8 +16,9 @@ from blockcloud.service_chain.handover import Handover
 from blockcloud.service_chain.inclusion import ProvenTransaction
 from blockcloud.service_chain.proven import ProvenValue
 from blockcloud.service_chain.receipts import Receipt
-from blockcloud.service_chain.records import Account, Candidate, ContractRecord, NameRecord
+from blockcloud.service_chain.records import Account, Candidate, ContractRecord, NameRecord, StakeRecord
 from blockcloud.service_chain.rejections import OK
+from blockcloud.transaction_chain.cloudpos.stake import Resources
 from blockcloud.transaction_chain.era import EraPlan
 
 
@@ -163,24 +165,54 @@ def handover_view(handover: Handover) -> dict[str, Any]:
     }
 
 
-def candidate_view(node_key: bytes, candidate: Candidate) -> dict[str, Any]:
+def candidate_view(
+    node_key: bytes,
+    candidate: Candidate,
+    withdrawable_ms: Callable[[int], int | None],
+    stake: StakeRecord | None = None,
+) -> dict[str, Any]:
     """A candidate: what is behind it, for which eras it is ready and with which keys. `jailed_era` is null if it is not
-    jailed; what is unbonding can be withdrawn from the era `from_era` on."""
+    jailed; what is unbonding can be withdrawn from the era `from_era` on, and not before `from_time_ms` (null: not
+    known yet), which `withdrawable_ms` tells of an era. `stake` is null if it has put up no resources."""
     return {
         "address": format_address(node_key),
         "key": node_key.hex(),
         "bond": format_amount(candidate.bond),
         "bond_micro_bloc": candidate.bond,
         "unbonding": [
-            {"from_era": era, "amount": format_amount(amount), "amount_micro_bloc": amount}
+            {
+                "from_era": era,
+                "from_time_ms": withdrawable_ms(era),
+                "amount": format_amount(amount),
+                "amount_micro_bloc": amount,
+            }
             for era, amount in candidate.unbonding
         ],
         "ready": [{"era": era, "consensus_key": key.hex()} for era, key in candidate.keys],
         "jailed": candidate.jailed,
         "jailed_era": candidate.jailed_era if candidate.jailed else None,
         "offences": candidate.offences,
-        "resource_weight_ppm": candidate.resource_weight,
         "link_address": candidate.link_address,
         "api_url": candidate.api_url,
         "onion": bool(candidate.onion),
+        "stake": None if stake is None else _stake_view(stake),
+    }
+
+
+def _stake_view(stake: StakeRecord) -> dict[str, Any]:
+    """Resources that a candidate has put up; only what is confirmed counts for its weight."""
+    return {
+        "address": stake.address,
+        "claim": _resources_view(stake.claim.resources),
+        "confirmed": _resources_view(stake.confirmed),
+        "compute_lanes": stake.claim.compute_lanes,
+        "plot_root": stake.claim.plot_root.hex(),
+    }
+
+
+def _resources_view(resources: Resources) -> dict[str, int]:
+    return {
+        "compute_steps_per_second": resources.compute,
+        "storage_bytes": resources.storage,
+        "data_rate_bytes_per_second": resources.data_rate,
     }

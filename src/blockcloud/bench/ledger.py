@@ -6,7 +6,8 @@ at which the cores would do nothing but verify each transfer once at every valid
 Peak: a fixed number of batches in flight, each sent when one before it has been answered (closed loop), in three
 windows whose median counts. Overload: batches sent at twice the peak's rate whatever comes back (open loop); what is
 answered `busy` is sent again later. Many: as the peak, with ten transfers under each signature.
-Transfers are signed before the clock starts.
+Transfers are signed before the clock starts. On request other ledgers are measured when ours has ended
+(`bench/yardsticks.py`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import msgspec
 import uvloop
 
 from blockcloud.bench.machine import cpu_seconds, verify_seconds, written_bytes
+from blockcloud.bench.yardsticks import beside
 from blockcloud.node.devnet import Devnet, poll_until, read_devnet, stop_devnet
 from blockcloud.primitives import codec
 from blockcloud.primitives.keys import SigningKey
@@ -310,8 +312,10 @@ def run(
     validators: int = 4,
     accounts: int = 100_000,
     in_flight: int = 9,
+    beside_seconds: float = 0,
 ) -> dict[str, Any]:
-    """All figures of a devnet in one run; see the module's docstring."""
+    """All figures of a devnet in one run; see the module's docstring. With `beside_seconds` etcd and CometBFT carry
+    load for so long each, afterwards."""
     verify_s = verify_seconds()
     wall = (os.cpu_count() or 1) / (validators * verify_s)
     keys = [SigningKey.generate() for _ in range(accounts)]
@@ -346,6 +350,7 @@ def run(
             "ed25519_verify_us": round(verify_s * 1e6, 1),
             "ed25519_wall_per_s": round(wall),
             "cores": os.cpu_count(),
+            **(beside(beside_seconds) if beside_seconds else {}),
         },
         "ratio": round(phases.peak_rate / wall, 3),
         "overload_ratio": round(phases.overload.rate / phases.peak_rate, 3) if phases.peak_rate else 0.0,

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import typer
 
 from blockcloud import __version__
-from blockcloud.cli import account, chain, contract, devnet, doctor, labs, name, node, service, validator
+from blockcloud.cli import account, chain, contract, devnet, doctor, labs, name, node, service, trust, validator
 from blockcloud.cli.context import GLOBAL_FLAGS, GLOBAL_OPTIONS, options
 from blockcloud.cli.output import EXIT_FAILURE, exit_code, say, show_bug, show_error, show_system_error
 from blockcloud.primitives.errors import BlockCloudError
@@ -29,6 +29,7 @@ GROUPS: Final = (
     (validator, "validator"),
     (account, "account"),
     (name, "name"),
+    (trust, "trust"),
     (contract, "contract"),
 )
 for group, group_name in GROUPS:

@@ -38,6 +38,12 @@ def up(
     ] = None,
     base_port: Annotated[int | None, typer.Option(help="First port; default: the first free range from 8700.")] = None,
     era_length: Annotated[int | None, typer.Option(help="Commits in an era of a new devnet; default 600.")] = None,
+    unbonding: Annotated[
+        int | None, typer.Option(help="Seconds that an unbonded amount waits in a new devnet; default 604800 (a week).")
+    ] = None,
+    stake: Annotated[
+        bool, typer.Option("--stake", help="Every validator of a new devnet stakes a little disk, processor and rate.")
+    ] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Return once it runs, and leave it running.")] = False,
 ) -> None:
     """Start a devnet, a new one or the one that the folder holds, and wait for its first commit."""
@@ -55,7 +61,14 @@ def up(
             return
         with _ending_in_order():
             if devnet is None:
-                devnet = network.create_devnet(folder, validators or VALIDATORS, base_port, era_length)
+                devnet = network.create_devnet(
+                    folder,
+                    validators or VALIDATORS,
+                    base_port,
+                    era_length,
+                    unbonding_s=unbonding,
+                    resources=network.SMALL_STAKE if stake else None,
+                )
             network.start_devnet(folder, devnet, launcher)
     with _ending_in_order():
         try:

@@ -19,6 +19,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(bench, name="bench")
 
 
+BESIDE_SECONDS = 10.0
 bench = command_group("Measure this machine, each figure beside a yardstick of the same run.")
 
 
@@ -45,7 +46,7 @@ def sim(
     trace: Annotated[bool, typer.Option("--trace", help="Print a line for each event.")] = False,
     processes: Annotated[int, typer.Option(min=1, help="Run so many seeds at once.")] = 1,
 ) -> None:
-    """Run the production consensus core under a simulated clock, network and disk with faults and liars."""
+    """Run production nodes, era after era, under a simulated clock, network and disk with faults and liars."""
     if (seed is None) == (not seeds):
         raise typer.BadParameter("give --seed N or --seeds FIRST..LAST")
     if trace and processes > 1:
@@ -90,6 +91,7 @@ def bench_ledger(
     accounts: Annotated[int, typer.Option(help="Accounts that pay each other.")] = 100_000,
     in_flight: Annotated[int, typer.Option(help="Batches of 100 under way at the peak.")] = 9,
     idle_seconds: Annotated[float, typer.Option(help="Length of the idle measurement.")] = 20,
+    beside: Annotated[bool, typer.Option("--beside", help="Then etcd and CometBFT, on the same machine.")] = False,
 ) -> None:
     """Transfers a second through four validator processes, at the peak and at twice the peak."""
     from blockcloud.bench.ledger import run
@@ -100,6 +102,7 @@ def bench_ledger(
         idle_seconds=idle_seconds,
         accounts=accounts,
         in_flight=in_flight,
+        beside_seconds=BESIDE_SECONDS if beside else 0,
     )
     show(report, as_json=options.as_json)
 
@@ -122,6 +125,47 @@ def bench_sal() -> None:
     from blockcloud.bench.sal import run
 
     show(run(), as_json=options.as_json)
+
+
+@bench.command("catchup")
+def bench_catchup(
+    legs: Annotated[str, typer.Option(help="dense, long, eras: separated by commas.")] = "dense,long,eras",
+    commits: Annotated[int, typer.Option(help="Commits of the past in the long legs.")] = 100_000,
+    dense_commits: Annotated[int, typer.Option(help="Commits of the past in the dense leg.")] = 5_000,
+    transfers: Annotated[int | None, typer.Option(help="In each dense commit; not given: as the load gives.")] = None,
+    load: Annotated[float, typer.Option(help="Transfers a second that the network carries.")] = 500,
+    accounts: Annotated[int, typer.Option(help="Accounts that pay each other.")] = 10_000,
+    deadline: Annotated[float, typer.Option(help="Give a leg up after so many seconds.")] = 300,
+) -> None:
+    """How fast a validator that was down gets back in step with a network under load."""
+    from blockcloud.bench.catchup import LEGS, run
+
+    chosen = [leg.strip() for leg in legs.split(",")]
+    if not set(chosen) <= set(LEGS):
+        raise typer.BadParameter("--legs takes some of " + ", ".join(LEGS))
+    report = run(
+        legs=chosen,
+        commits=commits,
+        dense_commits=dense_commits,
+        transfers=transfers,
+        load=load,
+        accounts=accounts,
+        deadline_s=deadline,
+    )
+    show(report, as_json=options.as_json)
+
+
+@bench.command("memory")
+def bench_memory(
+    keys: Annotated[int, typer.Option(help="Accounts in the state.")] = 1_000_000,
+    operations: Annotated[int, typer.Option(help="Transfers, ten under each signature.")] = 10_000_000,
+    validators: Annotated[int, typer.Option(min=1, max=4, help="Validator processes.")] = 1,
+    every: Annotated[int, typer.Option(help="A row after so many operations.")] = 1_000_000,
+) -> None:
+    """What a validator with many accounts occupies, and whether that stays so under work."""
+    from blockcloud.bench.memory import run
+
+    show(run(keys=keys, operations=operations, validators_count=validators, every=every), as_json=options.as_json)
 
 
 @bench.command("contracts")

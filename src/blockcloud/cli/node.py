@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,17 +26,24 @@ def init(
     base_port: Annotated[
         int | None, typer.Option(help="Port of the API; links get the next one. Default: 8700.")
     ] = None,
+    storage: Annotated[str, typer.Option(help="Disk to stake, such as 16MiB. Default: none.")] = "0",
+    compute: Annotated[str, typer.Option(help="Part of one core to stake, such as 5%. Default: none.")] = "0%",
+    data_rate: Annotated[str, typer.Option(help="Data rate to stake, such as 1MB/s. Default: none.")] = "0",
 ) -> None:
     """Make the home folder (--home) of a new node: genesis, configuration, keys of its own, and empty data."""
     from blockcloud.node.config import BASE_PORT, CONFIG_FILE
     from blockcloud.node.homes import make_home
+    from blockcloud.node.resource_config import ResourceConfig, parse_bytes, parse_permille, parse_rate
     from blockcloud.primitives.addresses import format_address
     from blockcloud.sdk.home import read_genesis
 
     folder = home_folder().absolute()
     checked = read_genesis(genesis)
-    config, key = make_home(folder, checked, BASE_PORT if base_port is None else base_port)
-    report = {
+    permille = parse_permille(compute)
+    resources = ResourceConfig(parse_bytes(storage), permille, max(1, -(-permille // 1_000)), parse_rate(data_rate))
+    staked = resources if resources != ResourceConfig() else None
+    config, key = make_home(folder, checked, BASE_PORT if base_port is None else base_port, staked)
+    report: dict[str, Any] = {
         "address": format_address(key.public),
         "home": str(folder),
         "key_file": str(config.key_path),
@@ -45,6 +52,13 @@ def init(
         "network": checked.name,
         "chain": checked.chain_id().hex(),
     }
+    if config.resources is not None:
+        report["stakes"] = {
+            "storage_bytes": resources.storage_bytes,
+            "compute_permille": resources.compute_permille,
+            "data_rate": resources.data_rate,
+            "examination_port": config.resources.examination_port,
+        }
     show(report, as_json=options.as_json)
     place = shlex.quote(str(folder))
     say("keep the key folder: the bond belongs to the node key, and nobody can make it again")

@@ -61,7 +61,7 @@ async def _bond(micro_bloc: int, link: str, api_url: str) -> dict[str, Any]:
 
 @app.command()
 def unbond(amount: Amount) -> None:
-    """Take an amount out of the bond: it counts no more from the next era on, and can be withdrawn some eras later."""
+    """Take an amount out of the bond: it counts no more from the next era on, and waits before it can be withdrawn."""
     from blockcloud.service_chain.operations import Unbond
 
     _change(Unbond(parse_amount(amount)))
@@ -69,7 +69,7 @@ def unbond(amount: Amount) -> None:
 
 @app.command()
 def withdraw() -> None:
-    """Move what was unbonded, and whose era has come, back to the account."""
+    """Move what was unbonded, and has waited out its eras and its time, back to the account."""
     from blockcloud.service_chain.operations import Withdraw
 
     _change(Withdraw())
@@ -87,7 +87,8 @@ def unjail() -> None:
 def show_validator(
     address: Annotated[str, typer.Argument(help="Address of a node key; default: the one that signs.")] = "",
 ) -> None:
-    """Bond, unbonding amounts, eras it is ready for: as a node has it now, and the bond proven at a checkpoint."""
+    """Bond, unbonding amounts, eras it is ready for, resources it has put up and their weight in this era: as a node
+    has it now, and the bond proven at a checkpoint."""
     node_key = parse_address(address) if address else _load(_node_key_path()).public
     show(asyncio.run(_show(node_key)), as_json=options.as_json)
 
@@ -97,13 +98,16 @@ async def _show(node_key: bytes) -> dict[str, Any]:
     async with open_client() as client:
         view = await client.transport.json(f"/v1/candidates/{address}")
         status = await client.status()
+        committee = await client.transport.json(f"/v1/committee/{status['era']}")
         candidate, height = await _proven(client, node_key)
-    seat = next((seat["member"] for seat in status["committee"] if seat["address"] == address), None)
+    seats = committee["members"]
+    member = next((number for number, seat in enumerate(seats) if seat["address"] == address), None)
     bonded = candidate.bond if candidate is not None else 0
     return {
         **view,
         "era": status["era"],
-        "member": seat,
+        "member": member,
+        "resource_weight_ppm": None if member is None else seats[member]["resource_weight_ppm"],
         "proven": {"bond": format_amount(bonded), "height": height},
     }
 

@@ -12,12 +12,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final
 
+from blockcloud.node.resource_config import RESOURCES_TABLE, ResourceConfig, read_resources
 from blockcloud.primitives.errors import BadConfiguration
 
 CONFIG_FILE: Final = "blockcloud.toml"
 ONION_FILE: Final = "onion.pem"  # beside the node key
 CONFIG_BYTES: Final = 64 * 1024
 BASE_PORT: Final = 8_700
+NO_RESOURCES: Final = "# No [resources] table: this node stakes its bond only. See `blockcloud node init --help`.\n"
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 
@@ -37,6 +39,7 @@ class NodeConfig:
     verify_threads: int = 0
     log_level: str = "info"
     archive: bool = False
+    resources: ResourceConfig | None = None
 
     def __post_init__(self) -> None:
         for name in ("api_port", "link_port"):
@@ -78,8 +81,9 @@ class NodeConfig:
         lines = ["# A validator of BlockCloud. Paths are relative to this folder; unknown keys are errors.", ""]
         for item in fields(self):
             value = getattr(self, item.name)
-            if item.name != "home":
+            if item.name not in ("home", RESOURCES_TABLE):
                 lines.append(f"{_COMMENTS[item.name]}\n{item.name} = {_toml(value)}\n")
+        lines.append(NO_RESOURCES if self.resources is None else self.resources.to_toml())  # a table comes last
         return "\n".join(lines)
 
 
@@ -97,7 +101,8 @@ def read_config(home: Path) -> NodeConfig:
         values = tomllib.loads(text.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadConfiguration(f"not a TOML file: {error}", path=str(path)) from None
-    types = {item.name: str(item.type) for item in fields(NodeConfig) if item.name != "home"}
+    resources = read_resources(values.pop(RESOURCES_TABLE)) if RESOURCES_TABLE in values else None
+    types = {item.name: str(item.type) for item in fields(NodeConfig) if item.name not in ("home", RESOURCES_TABLE)}
     for key, value in values.items():
         if key not in types:
             near = difflib.get_close_matches(key, types, n=1)
@@ -105,7 +110,7 @@ def read_config(home: Path) -> NodeConfig:
             raise BadConfiguration(f"unknown key{hint}", key=key, path=str(path))
         if type(value).__name__ != types[key]:
             raise BadConfiguration(f"the value must be of type {types[key]}", key=key, value=value, path=str(path))
-    return NodeConfig(home=home, **values)
+    return NodeConfig(home=home, resources=resources, **values)
 
 
 def _toml(value: object) -> str:

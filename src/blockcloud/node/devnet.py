@@ -24,9 +24,10 @@ from typing import Any, Final
 import msgspec
 
 from blockcloud.node.config import BASE_PORT, NodeConfig
-from blockcloud.node.homes import fill_home
+from blockcloud.node.homes import EXAMINATION_OFFSET, fill_home, resources_at
 from blockcloud.node.launcher import Launcher
 from blockcloud.node.membership import onion_core
+from blockcloud.node.resource_config import ResourceConfig
 from blockcloud.primitives.addresses import format_address
 from blockcloud.primitives.amounts import GENESIS_SUPPLY_MICRO_BLOC, MICRO_PER_BLOC
 from blockcloud.primitives.errors import BadConfiguration, LocalFault, TimedOut
@@ -45,7 +46,11 @@ FEES_MICRO_BLOC: Final = 100 * MICRO_PER_BLOC  # what a validator's account star
 ACCOUNTS: Final = ("alice", "bob", "provider", "consumer", "faucet")
 HOST: Final = "127.0.0.1"
 STOP_SECONDS: Final = 10
+# Long enough that who comes back after a weekend is still trusted by what its client kept (half of it).
+UNBONDING_SECONDS: Final = 7 * 24 * 3_600
 LOG_FILE: Final = "node.log"
+# Less than a devnet may stake, so that plots are there soon: three seconds of processor time each.
+SMALL_STAKE: Final = ResourceConfig(storage_bytes=2 * 1024 * 1024, compute_permille=20, data_rate=500_000)
 
 
 class Validator(msgspec.Struct):
@@ -80,30 +85,53 @@ class _Place:
     key: SigningKey
     onion: SigningKey
     home: Path
+    host: str
     port: int
 
 
-def create_devnet(folder: Path, validators: int, base_port: int | None = None, era_length: int | None = None) -> Devnet:
+def create_devnet(
+    folder: Path,
+    validators: int,
+    base_port: int | None = None,
+    era_length: int | None = None,
+    hosts: Sequence[str] | None = None,
+    unbonding_s: int | None = None,
+    resources: ResourceConfig | None = None,
+) -> Devnet:
     """Write genesis, keys and configurations of a new devnet. Raises BadConfiguration if there is one already.
 
-    `base_port` None takes the first free range from 8700 on; `era_length` is in commits.
+    `base_port` None takes the first free range from 8700 on; `era_length` is in commits. `hosts`: the address that each
+    validator listens on, for validators that have a network of their own each; default: all of them on loopback.
+    `unbonding_s`: seconds, default a week.
+    `resources`: what every validator stakes; default: nothing.
     """
     if not 1 <= validators <= LARGEST_DEVNET:
         raise BadConfiguration(f"a devnet has 1 to {LARGEST_DEVNET} validators", validators=validators)
+    if hosts is not None and len(hosts) != validators:
+        raise BadConfiguration("one host for each validator", validators=validators, hosts=len(hosts))
     if (folder / DEVNET_FILE).exists():
         raise BadConfiguration("there is a devnet in this folder already", folder=str(folder))
+    listening = [HOST] * validators if hosts is None else list(hosts)
     base = _free_base(validators) if base_port is None else base_port
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     keys = sorted((SigningKey.generate() for _ in range(validators)), key=lambda key: key.public)
     places = [
-        _Place(key, SigningKey.generate(), folder / f"node{i}", base + PORT_STEP * i) for i, key in enumerate(keys)
+        _Place(key, SigningKey.generate(), folder / f"node{i}", listening[i], base + PORT_STEP * i)
+        for i, key in enumerate(keys)
     ]
     accounts = {name: SigningKey.generate() for name in ACCOUNTS}
-    genesis = _genesis(places, [key.public for key in accounts.values()], era_length)
+    genesis = _genesis(places, [key.public for key in accounts.values()], era_length, unbonding_s)
     (folder / GENESIS_FILE).write_text(genesis.to_json(), encoding="utf-8")
     for place in places:
         place.home.mkdir(mode=0o700)
-        config = NodeConfig(home=place.home, api_port=place.port, link_port=place.port + 1)
+        config = NodeConfig(
+            home=place.home,
+            api_host=place.host,
+            api_port=place.port,
+            link_host=place.host,
+            link_port=place.port + 1,
+            resources=resources_at(resources, place.port),
+        )
         fill_home(config, genesis, place.key, place.onion)
     listed = []
     for name, key in accounts.items():
@@ -134,12 +162,15 @@ def write_devnet(folder: Path, devnet: Devnet) -> None:
     os.replace(temporary, folder / DEVNET_FILE)
 
 
-def start_validator(validator: Validator) -> subprocess.Popen[bytes]:
-    """Start one validator process of its own session, its log in `node.log`; the caller records the pid."""
+def start_validator(validator: Validator, through: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+    """Start one validator process of its own session, its log in `node.log`; the caller records the pid.
+
+    `through`: a command that becomes the program named behind it, such as `ip netns exec NAME`.
+    """
     home = Path(validator.home)
     with (home / LOG_FILE).open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "blockcloud", "node", "run", "--home", str(home)],
+            [*through, sys.executable, "-m", "blockcloud", "node", "run", "--home", str(home)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -238,14 +269,16 @@ def poll_until(deadline_s: float, interval_s: float = 0.02) -> Iterator[None]:
         select.select([], [], [], interval_s)
 
 
-def _genesis(places: Sequence[_Place], owners: Sequence[bytes], era_length: int | None) -> Genesis:
-    staking = StakingParameters()
+def _genesis(
+    places: Sequence[_Place], owners: Sequence[bytes], era_length: int | None, unbonding_s: int | None
+) -> Genesis:
+    staking = StakingParameters(unbonding_ms=1_000 * (UNBONDING_SECONDS if unbonding_s is None else unbonding_s))
     validators = tuple(
         GenesisValidator(
             place.key.public,
             BOND_MICRO_BLOC,
             _api(place),
-            f"{HOST}:{place.port + 1}",
+            _link(place),
             onion_tip=HashOnion(onion_core(place.onion), staking.onion_length).tip,
         )
         for place in places
@@ -272,11 +305,15 @@ def _genesis(places: Sequence[_Place], owners: Sequence[bytes], era_length: int 
 
 
 def _api(place: _Place) -> str:
-    return f"http://{HOST}:{place.port}"
+    return f"http://{place.host}:{place.port}"
+
+
+def _link(place: _Place) -> str:
+    return f"{place.host}:{place.port + 1}"
 
 
 def _listed(index: int, place: _Place) -> Validator:
-    return Validator(index, _api(place), f"{HOST}:{place.port + 1}", 0, str(place.home), str(place.home / "data"))
+    return Validator(index, _api(place), _link(place), 0, str(place.home), str(place.home / "data"))
 
 
 def _free_base(validators: int) -> int:
@@ -286,7 +323,7 @@ def _free_base(validators: int) -> int:
         with ExitStack() as held:
             try:
                 for i in range(validators):
-                    for port in (base + PORT_STEP * i, base + PORT_STEP * i + 1):
+                    for port in (base + PORT_STEP * i + offset for offset in (0, 1, EXAMINATION_OFFSET)):
                         held.enter_context(_bound(port))
             except OSError:
                 continue

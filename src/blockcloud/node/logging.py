@@ -38,6 +38,16 @@ def set_up_logging(level: str = "info", *, stream: TextIO | None = None) -> None
         logger_factory=structlog.WriteLoggerFactory(stream),
         cache_logger_on_first_use=True,
     )
+    logging.basicConfig(handlers=[_Libraries()], level=logging.WARNING, force=True)
+
+
+class _Libraries(logging.Handler):
+    """What libraries say by the standard module, as events like ours."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        values = {"logger": record.name, "text": record.getMessage()} | ({} if error is None else {"error": error})
+        structlog.get_logger().log(record.levelno, "library", **values)
 
 
 def _show_errors(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

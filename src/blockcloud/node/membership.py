@@ -47,7 +47,8 @@ log = structlog.get_logger()
 
 class Membership:
     """Belongs to the event loop's thread. `submit` hands a signed transaction to whoever can get it committed;
-    `version` is the highest protocol version that this node can run."""
+    `version` is the highest protocol version that this node can run; `others` says what other parts of this node want
+    on the ledger (`examining.py`)."""
 
     def __init__(
         self,
@@ -58,9 +59,10 @@ class Membership:
         *,
         version: int,
         submit: Callable[[bytes], None],
+        others: Callable[[], Iterator[Operation]] = lambda: iter(()),
     ) -> None:
         self._chain, self._keys, self._node_key, self._onion = chain, keys, node_key, onion
-        self._submit, self._version = submit, version
+        self._submit, self._version, self._others = submit, version, others
         self._under_way: tuple[int, float] | None = None  # sequence, since when
         self._next_key: tuple[int, SigningKey] | None = None  # era, its key
 
@@ -100,6 +102,7 @@ class Membership:
             yield Ready(following, self._key_of(following).public, self._version)
         if era.own is not None and height in beacon_window(era.plan, length, staking):
             yield from self._reveal(era.plan.era, candidate)
+        yield from self._others()
         yield from self._evidence(era)
 
     def _key_of(self, era: int) -> SigningKey:
@@ -121,7 +124,7 @@ class Membership:
         for first, second in era.core.evidence:
             if first.author != era.own:
                 accused = seats[first.author].node_key
-                if self._is_news(offence_id(EQUIVOCATION, era.plan.era, accused, first.level)):
+                if self._is_news(accused, offence_id(EQUIVOCATION, era.plan.era, accused, first.level)):
                     signer = seats[first.author].consensus_key
                     yield ReportEquivocation(_signed(first, signer), _signed(second, signer))
         conflicts = list(era.certification.collector.conflicts)
@@ -132,11 +135,13 @@ class Membership:
             plan = self._chain.plan_of(number)
             accused_of = {seat.consensus_key: seat.node_key for seat in plan.seats} if plan is not None else {}
             accused = accused_of.get(one.signer, self._node_key.public)
-            if accused != self._node_key.public and self._is_news(offence_id(kind, number, accused, height)):
+            if accused != self._node_key.public and self._is_news(accused, offence_id(kind, number, accused, height)):
                 yield ReportConflict(one, other)
 
-    def _is_news(self, offence: bytes) -> bool:
-        return self._chain.get(offence_key(offence)) is None
+    def _is_news(self, accused: bytes, offence: bytes) -> bool:
+        """Whether a report would be worth its fee: who has nothing at stake any more cannot be slashed."""
+        candidate = self._chain.candidate(accused)
+        return candidate is not None and candidate.at_stake > 0 and self._chain.get(offence_key(offence)) is None
 
 
 def read_onion(path: Path, layers: int) -> HashOnion | None:

@@ -25,11 +25,11 @@ from typing import Final
 
 import structlog
 
+from blockcloud.node.authentication import ACCEPTED, introduce, recognise
 from blockcloud.node.link import Link
-from blockcloud.primitives.errors import BlockCloudError, PeerFault, TimedOut, Unreachable
+from blockcloud.primitives.errors import BadConfiguration, BlockCloudError, PeerFault, TimedOut, Unreachable
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.primitives.limits import HANDSHAKE_SECONDS, PEER_QUEUE_BYTES
-from blockcloud.service_access.handshake import RANDOMNESS_BYTES, Initiator, Responder
 from blockcloud.service_access.tls import client_context, peer_certificate_hash, server_context
 
 PURPOSE: Final = "validator-link"
@@ -312,17 +312,15 @@ class Network:
             lambda: link, address.host, address.port, ssl=self._client_context, server_hostname=""
         )
         try:
-            initiator = Initiator(
+            await introduce(
+                link.send,
+                link.next_frame,
                 key=self._key,
                 purpose=PURPOSE,
                 target=self._target,
-                expected=(address.key,),
-                randomness=os.urandom(RANDOMNESS_BYTES),
+                expected=address.key,
+                certificate_hash=peer_certificate_hash(transport.get_extra_info("ssl_object")),
             )
-            link.send(initiator.hello())
-            reply = await link.next_frame()
-            link.send(initiator.receive(reply, peer_certificate_hash(transport.get_extra_info("ssl_object"))))
-            await link.next_frame()  # the responder's empty frame: it accepted our key
         except BaseException:
             link.abort()
             raise
@@ -360,21 +358,20 @@ class Network:
             link.abort()
             raise
         else:
-            link.send(b"")
+            link.send(ACCEPTED)
             self._up(peer, link)
         finally:
             self._half_open -= 1
 
     async def _identify(self, link: Link) -> Peer:
-        responder = Responder(
-            keys=lambda target: self._key if target == self._target else None,
+        key = await recognise(
+            link.send,
+            link.next_frame,
+            key=self._key,
             purpose=PURPOSE,
+            target=self._target,
             certificate_hash=self._certificate_hash,
-            randomness=os.urandom(RANDOMNESS_BYTES),
         )
-        link.send(responder.receive_hello(await link.next_frame()))
-        responder.receive_finish(await link.next_frame())
-        key = responder.peer_key
         if key == self._key.public:
             raise Unwelcome("this node's own key dials it")
         peer = self._by_key.get(key)
@@ -387,6 +384,14 @@ class Network:
             if guests >= GUESTS:
                 raise Unwelcome("no room for another node that is not a member", guests=guests)
         return peer or self._new_peer(key)
+
+
+def member_address(key: bytes, link_address: str) -> MemberAddress:
+    """A member with its "host:port" from the ledger. Raises BadConfiguration."""
+    host, _, port = link_address.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit():
+        raise BadConfiguration("a link address is host:port", address=link_address)
+    return MemberAddress(key, host.strip("[]"), int(port))
 
 
 class Unwelcome(PeerFault):

@@ -26,11 +26,12 @@ from blockcloud.node.clock import unix_ms
 from blockcloud.node.config import NodeConfig
 from blockcloud.node.consensus_keys import ConsensusKeys
 from blockcloud.node.events import EventLog, Subscription
+from blockcloud.node.examining import Examining
 from blockcloud.node.exchange import Exchange
 from blockcloud.node.intake import Intake, check_submitted
 from blockcloud.node.ledger_tables import LedgerTables, initialise_data
 from blockcloud.node.membership import Membership, read_onion
-from blockcloud.node.network import MemberAddress, Network
+from blockcloud.node.network import Network, member_address
 from blockcloud.node.outbox import Outbox
 from blockcloud.node.snapshot_files import StoredSnapshot
 from blockcloud.node.snapshots import Snapshots, finish_import, replace_state
@@ -39,7 +40,7 @@ from blockcloud.node.submissions import SubmissionResult, Submissions
 from blockcloud.node.succession import Succession
 from blockcloud.node.verification import Verification, tune_interpreter
 from blockcloud.primitives.certificates import HANDOVER, Certificate, SignedStatement
-from blockcloud.primitives.errors import BadConfiguration, NotTakingPart, PeerFault
+from blockcloud.primitives.errors import NotTakingPart, PeerFault
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.primitives.limits import APPLY_QUEUE_COMMITS, BLOCK_OPERATIONS
 from blockcloud.routing.replication import RoutingCore
@@ -106,7 +107,13 @@ class Validator:
         )
         onion = read_onion(self.config.onion_path, genesis.staking.onion_length)
         self.membership = Membership(
-            self.chain, self.keys, self._key, onion, version=self.protocol_version, submit=self._submit_own
+            self.chain,
+            self.keys,
+            self._key,
+            onion,
+            version=self.protocol_version,
+            submit=self._submit_own,
+            others=lambda: self.examining.due(),
         )
         self.routing_table = RoutingTable(self.store)
         self.routing = RoutingCore(self.routing_table, self.chain.is_announced, self.chain.instance_keys)
@@ -164,6 +171,7 @@ class Validator:
         )
         self.link_port = await self.network.start(self.config.link_host, self.config.link_port)
         self._know_members()
+        self.examining = Examining(self.config, self.chain, self._key.public)
         if self.own is not None and not self.core.proposing:
             log.warning("observing", reason="no proof of the last signed level")
         log.info(
@@ -192,6 +200,8 @@ class Validator:
             await asyncio.gather(self._replacing, return_exceptions=True)
         self.events.close()
         await asyncio.to_thread(self.snapshots.close)
+        if hasattr(self, "examining"):
+            await self.examining.close()
         if hasattr(self, "network"):
             await self.network.close()
             self.verification.close()
@@ -258,7 +268,7 @@ class Validator:
 
     def _know_members(self) -> None:
         seats = self.eras.current.plan.seats
-        self.network.know([_member_address(seat.node_key, seat.link_address) for seat in seats])
+        self.network.know([member_address(seat.node_key, seat.link_address) for seat in seats])
 
     async def adopt(self, snapshot: StoredSnapshot, handovers: list[Handover]) -> None:
         """Replace the state by a whole snapshot, and go on in its era. Meanwhile this node neither hears its peers nor
@@ -493,6 +503,7 @@ class Validator:
                     self._begin_era(applied.result.next_era)
                 elif applied.result.state_root is not None:
                     self._checkpoint(applied.commit.height, applied.commit.digest, applied.result.state_root)
+            self.examining.applied(batch[-1].commit.record)
             if self.exchange.throttled:
                 self.pump_soon()
 
@@ -587,10 +598,3 @@ class _Halting:
             return False
         self._validator._fail(error)
         return True
-
-
-def _member_address(key: bytes, link_address: str) -> MemberAddress:
-    host, _, port = link_address.rpartition(":")
-    if not host or not port.isascii() or not port.isdigit():
-        raise BadConfiguration("a link address is host:port", address=link_address)
-    return MemberAddress(key, host.strip("[]"), int(port))

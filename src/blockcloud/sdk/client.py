@@ -18,12 +18,12 @@ from typing import Any, Final, Self, TypeVar
 
 from blockcloud.primitives import codec
 from blockcloud.primitives.addresses import format_address
-from blockcloud.primitives.errors import TimedOut
+from blockcloud.primitives.errors import BadConfiguration, PeerFault, TimedOut
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.primitives.limits import RESOLUTION_AGE_SECONDS, STATE_VALUE_BYTES
 from blockcloud.primitives.names import parse_name
 from blockcloud.routing.service_file import parse_service_file, service_file_hash
-from blockcloud.sdk.errors import BadAnswer, NotFound, Refused, UnknownEra, rejection
+from blockcloud.sdk.errors import BadAnswer, NotFound, Refused, TrustExpired, UnknownEra, rejection
 from blockcloud.sdk.light_client import LightClient, Proven
 from blockcloud.sdk.submission import Outcome, Submission, Wait, find_receipt, validator_order
 from blockcloud.sdk.transport import ATTEMPT_SECONDS, MSGPACK, Transport
@@ -96,8 +96,9 @@ class AsyncClient:
         self.genesis = genesis
         self.chain_id = genesis.chain_id()
         self._trust_store = trust_store
-        stored = trust_store.load() if trust_store is not None and light_client is None else None
-        self.light_client = light_client or LightClient(genesis, trusted=stored)
+        self.light_client = light_client or LightClient(genesis)
+        if light_client is None:
+            self._take_up_trust()
         known = {item.api_url.rstrip("/"): item.key for item in genesis.validators}
         self.transport = Transport(list(known) if endpoints is None else endpoints, attempt_s=attempt_s)
         self._validators = [(known.get(url, url.encode()), url) for url in self.transport.urls]
@@ -169,6 +170,11 @@ class AsyncClient:
             except UnknownEra as lacking:
                 await self._follow(lacking, url, deadline)
                 return verify()
+            except TrustExpired:
+                # A fresh certificate may have been given to this home since this program began.
+                if not self._take_up_trust():
+                    raise
+                return verify()
         finally:
             self._keep_trust()  # also when two histories were seen
 
@@ -189,6 +195,25 @@ class AsyncClient:
                 await self.transport.first(attempt, order=order, timeout_s=deadline - loop.time())
             except NotFound:
                 raise lacking from None
+
+    def _take_up_trust(self) -> bool:
+        """Go on from what the file holds, if that is newer. Raises BadConfiguration."""
+        store = self._trust_store
+        stored = store.load() if store is not None else None
+        if store is None or stored is None:
+            return False
+        known = self.light_client.state()
+        if known is not None and stored.time_ms <= known.time_ms:
+            return False
+        try:
+            self.light_client.trust(stored)
+        except PeerFault as error:
+            raise BadConfiguration(
+                f"the trust file does not hold together ({error}); begin again from the genesis with "
+                "`blockcloud trust reset`",
+                path=str(store.path),
+            ) from None
+        return True
 
     def _keep_trust(self, *, closing: bool = False) -> None:
         """Write what the light client trusts to its file, if that has changed by enough."""

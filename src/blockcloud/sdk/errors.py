@@ -25,6 +25,10 @@ class Rollback(StaleProof):
     """The proof is older than what this client has seen already, by more than allowed."""
 
     code = "rollback"
+    hint = (
+        "The node is behind, or hides what is newer: ask another one (`--api URL`). If the ledger itself was set back, "
+        "`blockcloud trust reset` forgets what this home has verified."
+    )
 
 
 class ProofFromFuture(PeerFault):
@@ -44,7 +48,11 @@ class ConflictingCertificates(PeerFault):
     """A quorum has certified two different histories; more than a third of the weight lies."""
 
     code = "conflicting_certificates"
-    hint = "Do not rely on this ledger. Keep both answers; they are evidence."
+    hint = (
+        "Do not rely on this ledger, unless it was begun anew from the same genesis; the evidence is kept "
+        "(`blockcloud trust show`). To go on with the history that somebody you trust vouches for: "
+        "`blockcloud trust set FILE`; to begin again from the genesis: `blockcloud trust reset`."
+    )
 
 
 class ConflictingHandovers(ConflictingCertificates):
@@ -77,7 +85,11 @@ class TrustExpired(BlockCloudError):
     """
 
     code = "trust_expired"
-    hint = "Give the client a fresh certificate from somebody you trust."
+    hint = (
+        "Get a fresh certificate from somebody you trust (`blockcloud trust export FILE` there) and give it to this "
+        "home with `blockcloud trust set FILE`. `blockcloud trust reset` begins again from the genesis instead, which "
+        "relies on former validators not having sold their keys."
+    )
 
 
 class BadAnswer(PeerFault):

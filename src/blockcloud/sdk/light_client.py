@@ -6,7 +6,8 @@ certificate it has seen, so that a node that is behind, or pretends to be, canno
 
 What is guaranteed, and what is not. Keys of past members are worth something after their bonds are paid back: with a
 quorum of them one can sign a second history that begins in their era (long-range attack). So certificates count only
-as long as their signers can still be punished, with room to spare: half of the unbonding time (`trusting period`).
+as long as their signers can still be punished, with room to spare: half of the unbonding time that the genesis names
+and the ledger keeps to by commit time (`trusting period`; `service_chain.staking.is_over`).
 A client whose newest certificate is older refuses everything (`TrustExpired`) until it is given a fresh one by `trust`.
 As long as it comes back in time, it is safe while less than a third of the weight of each era it lives through lies.
 
@@ -52,10 +53,7 @@ from blockcloud.service_chain.proven import ProvenValue
 from blockcloud.transaction_chain.commit import COMMIT_BYTES
 
 PROVEN_BYTES: Final = STATE_KEY_BYTES + STATE_VALUE_BYTES + PROOF_BYTES + CERTIFICATE_BYTES + COMMIT_BYTES + 64
-# Half of the 21 days after which bonds are paid back on a public chain (`reference/parameters.md`).
-TRUSTING_PERIOD_SECONDS: Final = 21 * 24 * 3_600 // 2
-# The newest era and those before it whose certificates still count: members of older ones may have their bonds back
-# on a chain that counts unbonding in eras (three).
+# The newest era and those before it whose certificates still count. Whoever is that far behind asks another node.
 ERAS_KEPT: Final = 3
 TRUSTED_STATE_BYTES: Final = ERAS_KEPT * HANDOVER_BYTES + 3 * CERTIFICATE_BYTES + 2 * HANDOVER_BYTES + 256
 _GENESIS_ERA: Final = 0
@@ -98,8 +96,8 @@ class _Era:
 class LightClient:
     """Accepts or refuses proven values of one chain. Not thread-safe; one for each process is best.
 
-    Starts from `trusted` if given, else from the genesis. `trusting_period_s` is half of the chain's unbonding time in
-    seconds. See the module for what is guaranteed and for `genesis_suffices`. Raises as `trust`.
+    Starts from `trusted` if given, else from the genesis. The trusting period is the chain's, or `trusting_period_s`
+    seconds if that is less. See the module for what is guaranteed and for `genesis_suffices`. Raises as `trust`.
     """
 
     def __init__(
@@ -107,12 +105,13 @@ class LightClient:
         genesis: Genesis,
         *,
         trusted: TrustedState | None = None,
-        trusting_period_s: int = TRUSTING_PERIOD_SECONDS,
+        trusting_period_s: int | None = None,
         genesis_suffices: bool = True,
     ) -> None:
         self.chain_id = genesis.chain_id()
         self._genesis_era = _Era(_GENESIS_ERA, 1, genesis.committee().weights_by_key, None)
-        self._period_ms = trusting_period_s * 1_000
+        period_ms = genesis.staking.trusting_period_ms
+        self.period_ms = period_ms if trusting_period_s is None else min(period_ms, trusting_period_s * 1_000)
         self._eras: dict[int, _Era] = {_GENESIS_ERA: self._genesis_era}
         self._anchored = not genesis_suffices  # whether `newest_time_ms` is a time that trust counts from
         self.newest: Certificate | None = None
@@ -148,11 +147,11 @@ class LightClient:
             raise ProofFromFuture(time_ms=time_ms, now_ms=now_ms)
         age_ms = now_ms - time_ms
         # An older one would end a newcomer's trust at once, and nothing follows from it.
-        if age_ms <= self._period_ms:
+        if age_ms <= self.period_ms:
             self._keep(proven.certificate, time_ms)
         if self.newest_time_ms - time_ms > max_age_s * 1_000:
             raise Rollback(height=height, newest=self.height, behind_ms=self.newest_time_ms - time_ms)
-        allowed_ms = min(max_age_s * 1_000, self._period_ms)
+        allowed_ms = min(max_age_s * 1_000, self.period_ms)
         if age_ms > allowed_ms:
             raise StaleProof(height=height, age_ms=age_ms, allowed_ms=allowed_ms)
         return Proven(value, height, time_ms)
@@ -163,7 +162,7 @@ class LightClient:
         One that is known already is checked against the known one. Raises TrustExpired, SkippedEra, WrongEra,
         ConflictingHandovers, ConflictingCertificates, or what decoding and `Handover.verify` raise.
         """
-        self._require_trust(now_ms)
+        self.require_trust(now_ms)
         handover = codec.decode(data, Handover, limit=HANDOVER_BYTES)
         number = handover.plan.era
         if number > self.era + 1:
@@ -219,7 +218,7 @@ class LightClient:
 
         Raises TrustExpired, ConflictingCertificates, WrongChain, UnknownEra or WrongEra.
         """
-        self._require_trust(now_ms)
+        self.require_trust(now_ms)
         statement = certificate.statement
         if statement.chain_id != self.chain_id:
             raise WrongChain("certificate of another chain", chain=statement.chain_id.hex()[:16])
@@ -248,17 +247,21 @@ class LightClient:
             error = ConflictingCertificates("a checkpoint contradicts a hand-over")
             self._conflict(error, after.handover, certificate)
 
-    def _require_trust(self, now_ms: int) -> None:
-        """Raises ConflictingCertificates, ProofFromFuture or TrustExpired."""
+    def require_trust(self, now_ms: int) -> None:
+        """Whether anything counts at all now. Raises ConflictingCertificates, ProofFromFuture or TrustExpired."""
         if self.evidence:
-            raise ConflictingCertificates("a quorum has signed two histories; trust a fresh certificate of one of them")
+            raise ConflictingCertificates("a quorum has signed two histories")
         if not self._anchored:
             return
         age_ms = now_ms - self.newest_time_ms
         if age_ms < -CLOCK_SKEW_SECONDS * 1_000:
             raise ProofFromFuture("the trusted certificate is ahead of the clock", ahead_ms=-age_ms)
-        if age_ms > self._period_ms:
-            raise TrustExpired(age_s=age_ms // 1_000, trusting_period_s=self._period_ms // 1_000)
+        if age_ms > self.period_ms:
+            raise TrustExpired(
+                "the newest certificate that this client trusts is too old",
+                age_s=age_ms // 1_000,
+                trusting_period_s=self.period_ms // 1_000,
+            )
 
     def _check_last_height(self, before: _Era, handover: Handover) -> None:
         """Compare a new hand-over with what is certified of the era that it ends.

@@ -26,6 +26,7 @@ from blockcloud.sdk.client import AsyncClient
 from blockcloud.sdk.home import Home
 from blockcloud.sdk.publishing import authorise_instance
 from blockcloud.sdk.resolver import ChainResolver, HttpAnnouncer
+from blockcloud.sdk.trust_store import TrustStore
 from blockcloud.service_access.announce import DEFAULT_LEASE_S
 from blockcloud.service_access.connector import CONNECT_TIMEOUT_MS, Connector
 from blockcloud.service_access.endpoint import ServiceEndpoint
@@ -42,11 +43,13 @@ OwnerKey = str | Path | SigningKey | None
 def open_client(home: Place = None, *, api: str | None = None) -> AsyncClient:
     """A client of the chain in `home` (default: see `Home.find`), at the node `api` or all that the genesis lists.
 
-    Close it, or use it as an async context manager. Raises BadConfiguration.
+    It goes on from what was verified with this home before, and keeps there what it verifies (`sdk.trust_store`). Close
+    it, or use it as an async context manager. Raises BadConfiguration.
     """
     folder = home if isinstance(home, Home) else Home.find(home)
     genesis = folder.genesis()
-    return AsyncClient(genesis, folder.endpoints(genesis, api))
+    store = TrustStore.under(folder, genesis.chain_id())
+    return AsyncClient(genesis, folder.endpoints(genesis, api), trust_store=store)
 
 
 @asynccontextmanager

@@ -12,6 +12,7 @@ from blockcloud.service_chain.records import Account
 from blockcloud.service_chain.rejections import BelowNewKeyDeposit, InsufficientBalance
 from blockcloud.service_chain.state_keys import account_key
 from blockcloud.service_chain.working_state import WorkingState
+from blockcloud.transaction_chain.cloudpos.parameters import ChallengeParameters
 from blockcloud.transaction_chain.era import EraPlan
 
 # What an operation tells subscribers: (kind, data).
@@ -31,6 +32,7 @@ class Context:
     chain_id: bytes
     plan: EraPlan  # of the era that the commit belongs to
     era_length: int  # commits
+    challenges: ChallengeParameters
     contracts: object = None  # the `ContractRuntime` of the thread that executes
 
 

@@ -5,6 +5,7 @@ The schedule of an era of L commits, by parameters of the genesis:
     first height         candidates bond, unbond, and get ready for the next era
     30 % of L (freeze)   before this commit the bonds and keys of all who are ready are written down
     40 % to 70 %         members reveal the layers of their onions
+    45 % to 85 %         resources that were put up are tested (`resources.py`)
     last height          settled, and the next committee is chosen
 
 *Freeze.* Nobody who sees the reveals can still move a bond or a key into the next committee: what is bonded after the
@@ -17,9 +18,10 @@ the seat.
 keys and weights, under the next era's number and beacon. Members that were jailed for an offence go even then, if
 enough are left.
 
-*Consensus keys.* A key serves one candidate once. Who used a key is remembered for as many eras as can be judged and a
-few more; then the key has been erased and its signatures prove nothing any more. Somebody may name a key that he saw in
-another's `Ready` on its way; the other one's is refused then, and it names another. That costs the thief his own Ready.
+*Consensus keys.* A key serves one candidate once, so that a signature of an era accuses one member. Who used a key is
+remembered for `unbonding_eras` and a few more. What is judged later names its era, and the plan of that era its keys.
+Somebody may name a key that he saw in another's `Ready` on its way; the other one's is refused then, and it names
+another. That costs the thief his own Ready.
 
 *Upgrades.* With `Ready` a candidate says which protocol version it can run. When a quorum of the next committee could
 run a higher one at the ends of two eras in a row, the era after them runs it.
@@ -39,12 +41,13 @@ from blockcloud.primitives.certificates import quorum_weight
 from blockcloud.primitives.hash_onion import verify_reveal
 from blockcloud.primitives.hashes import tagged_hash
 from blockcloud.service_chain.accounts import NO_EVENTS, Context, Event
-from blockcloud.service_chain.genesis import PROTOCOL_VERSION, StakingParameters
+from blockcloud.service_chain.genesis import PROTOCOL_VERSION, RESOURCE_WEIGHT, StakingParameters
 from blockcloud.service_chain.operations import Ready, Reveal
 from blockcloud.service_chain.records import (
     Candidate,
     ConsensusKeyUse,
     CurrentEra,
+    EraEnd,
     EraTally,
     FrozenCandidates,
     Reveals,
@@ -64,6 +67,7 @@ from blockcloud.service_chain.rejections import (
     RevealedAlready,
     WrongReveal,
 )
+from blockcloud.service_chain.resources import seat_weights
 from blockcloud.service_chain.staking import (
     candidate_of,
     candidates,
@@ -80,6 +84,7 @@ from blockcloud.service_chain.state_keys import (
     UPGRADE_KEY,
     candidate_key,
     consensus_key_use_key,
+    era_end_key,
     era_key,
 )
 from blockcloud.service_chain.working_state import WorkingState
@@ -89,7 +94,7 @@ from blockcloud.transaction_chain.era import EraPlan, Seat
 SUPPORTED_VERSION: Final = 1
 # Ready candidates written down at a freeze, the highest bonds: a full committee and as many again that may move up.
 FROZEN_MAX: Final = 256
-# Eras beyond the unbonding time for which the use of a consensus key is remembered.
+# Eras beyond `unbonding_eras` for which the use of a consensus key is remembered.
 KEY_MEMORY_ERAS: Final = 2
 # Below so many ready candidates, or the present committee's size if that is less, the present committee stays.
 FEWEST_SEATS: Final = 4
@@ -203,7 +208,7 @@ def begin_next_era(state: WorkingState, context: Context) -> EraPlan:
     plan = context.plan
     reveals = state.get(REVEALS_KEY, Reveals)
     assert reveals is not None, "the genesis and each era's end write the reveals"
-    seats = _next_seats(state, context)
+    seats = _weighted(state, _next_seats(state, context))
     following = EraPlan(
         era=plan.era + 1,
         first_height=context.height + 1,
@@ -211,6 +216,9 @@ def begin_next_era(state: WorkingState, context: Context) -> EraPlan:
         protocol_version=_next_version(state, plan.protocol_version, seats),
         seats=seats,
     )
+    _note_kept_seats(state, following)
+    state.get(era_end_key(plan.era), EraEnd)
+    state.put(era_end_key(plan.era), EraEnd(context.time_ms))
     place, none = era_key(following.era), (0,) * len(following.seats)
     state.get(place, EraPlan)
     state.put(place, following)
@@ -242,6 +250,15 @@ def _next_seats(state: WorkingState, context: Context) -> tuple[Seat, ...]:
     return kept if len(kept) >= fewest else present
 
 
+def _note_kept_seats(state: WorkingState, following: EraPlan) -> None:
+    """Only a committee that stays has seats that weigh more than the bond behind them: what was unbonded meanwhile must
+    not be paid out before the coming era can be judged no more."""
+    for seat in following.seats:
+        candidate = state.get(candidate_key(seat.node_key), Candidate)
+        if candidate is not None and candidate.unbonding and candidate.bond < seat.bond:
+            put_candidate(state, seat.node_key, replace(candidate, kept_era=following.era))
+
+
 def _next_version(state: WorkingState, present: int, seats: tuple[Seat, ...]) -> int:
     """The protocol version of the next era: the highest that members of a quorum could run at this era's end and at the
     one before. It never goes back."""
@@ -263,8 +280,14 @@ def _next_version(state: WorkingState, present: int, seats: tuple[Seat, ...]) ->
     return max(present, min(agreed, before))
 
 
+def _weighted(state: WorkingState, seats: tuple[Seat, ...]) -> tuple[Seat, ...]:
+    """`seats` with the resource weights that they have among themselves."""
+    weights = seat_weights(state, [seat.node_key for seat in seats])
+    return tuple(replace(seat, resource_weight=weight) for seat, weight in zip(seats, weights, strict=True))
+
+
 def _seat(node_key: bytes, consensus_key: bytes, bond: int, candidate: Candidate) -> Seat:
-    return Seat(node_key, consensus_key, bond, candidate.resource_weight, candidate.link_address, candidate.api_url)
+    return Seat(node_key, consensus_key, bond, RESOURCE_WEIGHT, candidate.link_address, candidate.api_url)
 
 
 def _offender(state: WorkingState, node_key: bytes) -> bool:

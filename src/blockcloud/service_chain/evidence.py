@@ -9,8 +9,8 @@ era, and whether the offence is new.
 The first offence costs 5 % of all that is at stake, unbonding amounts included, each further one all of it. The member
 is jailed at once and has no seat in the next era. Who reports gets a small part of what was slashed, so reporting
 oneself loses all but that part; the rest is burned. Evidence counts until what vouched for the lie may have been paid
-out: `unbonding_eras` after its era. An offence counts once: it is named by era, place and key, not by the bytes of the
-evidence, of which there may be many.
+out, by the same rule (`staking.is_over`). An offence counts once: it is named by era, place and key, not by the bytes
+of the evidence, of which there may be many.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from blockcloud.service_chain.rejections import (
     NotOfTheAccused,
     OffenceKnown,
 )
-from blockcloud.service_chain.staking import burn, put_candidate, take_stake
+from blockcloud.service_chain.staking import burn, is_over, put_candidate, take_stake
 from blockcloud.service_chain.state_keys import candidate_key, era_key, offence_key
 from blockcloud.service_chain.working_state import WorkingState
 from blockcloud.transaction_chain.era import EraPlan, Seat
@@ -75,7 +75,7 @@ def _seats_of(state: WorkingState, chain_id: bytes, era: int, context: Context) 
     if chain_id != context.chain_id:
         raise EvidenceOfAnotherChain
     present = context.plan.era
-    if not present - context.staking.unbonding_eras <= era <= present:
+    if not 0 <= era <= present or is_over(state, era, context):
         raise EvidenceOutdated(era=era, present=present)
     plan = state.get(era_key(era), EraPlan)
     assert plan is not None, "each era has its plan"

@@ -50,10 +50,12 @@ from blockcloud.service_chain.operations import (
     Register,
     RemoveInstance,
     RenewName,
+    ReportChallenges,
     ReportConflict,
     ReportEquivocation,
     Reveal,
     RevokeName,
+    StakeResources,
     Transfer,
     TransferName,
     Unbond,
@@ -76,6 +78,7 @@ from blockcloud.service_chain.rejections import (
     UnknownLane,
     WrongSigner,
 )
+from blockcloud.service_chain.resources import apply_report_challenges, apply_stake_resources
 from blockcloud.service_chain.staking import (
     apply_announce_endpoint,
     apply_bond,
@@ -108,6 +111,8 @@ RULES: Final[Mapping[type, Rule]] = {
     Ready: apply_ready,
     Reveal: apply_reveal,
     Unjail: apply_unjail,
+    StakeResources: apply_stake_resources,
+    ReportChallenges: apply_report_challenges,
     ReportEquivocation: apply_report_equivocation,
     ReportConflict: apply_report_conflict,
     Deploy: apply_deploy,

@@ -39,6 +39,7 @@ from blockcloud.service_chain.state_keys import (
     consensus_key_use_key,
     era_key,
 )
+from blockcloud.transaction_chain.cloudpos.parameters import ChallengeParameters, PlotParameters
 from blockcloud.transaction_chain.committee import Committee
 from blockcloud.transaction_chain.era import EraPlan, Seat
 from blockcloud.transaction_chain.parameters import Parameters
@@ -46,6 +47,10 @@ from blockcloud.transaction_chain.parameters import Parameters
 GENESIS_JSON_CHARACTERS: Final = 64 * 1024 * 1024
 GENESIS_NAME_CHARACTERS: Final = 64
 PROTOCOL_VERSION: Final = 1
+# Parts per million of a seat as long as nobody has put up resources: the same for all.
+RESOURCE_WEIGHT: Final = 1_000_000
+# Of a public network: 21 days.
+UNBONDING_MS: Final = 21 * 24 * 3_600 * 1_000
 ADDRESS_CHARACTERS: Final = 256
 
 
@@ -87,6 +92,7 @@ class StakingParameters(Struct, frozen=True):
 
     Bonds and keys freeze at `freeze_percent` of an era; reveals count from `beacon_from_percent` to
     `beacon_to_percent`; a member with a committed block in less than `active_percent` of the levels is jailed.
+    What is unbonded stays for `unbonding_eras` eras and for `unbonding_ms` after the era it last counted in.
     """
 
     committee_size: int = 10
@@ -102,6 +108,13 @@ class StakingParameters(Struct, frozen=True):
     forfeit_era_rewards: int = 2
     slash_percent: int = 5
     reporter_percent: int = 5
+    unbonding_ms: int = UNBONDING_MS
+
+    @property
+    def trusting_period_ms(self) -> int:
+        """How long a light client relies on a certificate: half of the time for which its signers can be slashed, so
+        that a lie that comes to light within it still has as long to be punished."""
+        return self.unbonding_ms // 2
 
     def check(self, era_length: int) -> None:
         """Raise BadConfiguration unless the values fit together, in an era of `era_length` commits."""
@@ -112,6 +125,7 @@ class StakingParameters(Struct, frozen=True):
         relations = (
             (1 <= self.committee_size <= COMMITTEE_MEMBERS, f"a committee has 1 to {COMMITTEE_MEMBERS} members"),
             (self.minimum_bond >= 1 and self.unbonding_eras >= 1, "a bond is at least 1, unbonding at least an era"),
+            (self.unbonding_ms >= 1, "unbonding takes time"),
             (1 <= freeze <= first < last < era_length, "freeze, beacon window and end of an era come in this order"),
             (0 <= self.active_percent <= 100 and self.onion_length >= 1, "0 to 100 % of levels, an onion of 1 layer"),
             (0 <= self.emission_percent_a_year * self.emission_years <= 100, "emission is at most the genesis supply"),
@@ -145,7 +159,7 @@ class GenesisValidator(Struct, frozen=True):
     bond: int
     api_url: str
     link_address: str
-    resource_weight: int = 1_000_000
+    resource_weight: int = RESOURCE_WEIGHT
     onion_tip: bytes = b""
 
 
@@ -160,6 +174,7 @@ class Genesis(Struct, frozen=True):
     accounts: tuple[tuple[bytes, int], ...]
     fees: FeeParameters = FeeParameters()
     staking: StakingParameters = StakingParameters()
+    challenges: ChallengeParameters = ChallengeParameters()
     contracts: ContractParameters = ContractParameters()
 
     def check(self) -> None:
@@ -171,6 +186,8 @@ class Genesis(Struct, frozen=True):
         self.fees.check()
         self.contracts.check()
         self.staking.check(self.parameters.era_length)
+        self.challenges.check()
+        self._check_round()
         for validator in self.validators:
             if len(validator.onion_tip) not in (0, 32):
                 raise BadConfiguration("an onion's tip has 32 bytes, or none", bytes=len(validator.onion_tip))
@@ -188,6 +205,21 @@ class Genesis(Struct, frozen=True):
                 micro_bloc=supply,
                 expected=GENESIS_SUPPLY_MICRO_BLOC,
             )
+
+    def _check_round(self) -> None:
+        """The round of challenges has its place in an era, and room for reports (`resources.py`)."""
+        length, challenges = self.parameters.era_length, self.challenges
+        freeze, draw, settle = (
+            length * percent // 100
+            for percent in (self.staking.freeze_percent, challenges.draw_percent, challenges.settle_percent)
+        )
+        relations = (
+            (challenges.challengers >= 1 and challenges.lead_commits >= 1, "a challenger and a commit of lead"),
+            (freeze <= draw and draw + challenges.lead_commits < settle < length, "freeze, draw, start, settlement"),
+        )
+        for holds, reason in relations:
+            if not holds:
+                raise BadConfiguration(f"challenge parameters: {reason}, in this order in an era", era_length=length)
 
     def chain_id(self) -> bytes:
         """The identity of the chain, 32 bytes."""
@@ -222,7 +254,6 @@ class Genesis(Struct, frozen=True):
         for validator in self.validators:
             records[candidate_key(validator.key)] = Candidate(
                 validator.bond,
-                validator.resource_weight,
                 validator.link_address,
                 validator.api_url,
                 keys=((0, validator.key),),
@@ -247,6 +278,10 @@ class Genesis(Struct, frozen=True):
             "naming": msgspec.structs.asdict(self.naming),
             "fees": msgspec.structs.asdict(self.fees),
             "staking": msgspec.structs.asdict(self.staking),
+            "challenges": {
+                **msgspec.structs.asdict(self.challenges),
+                "plot": msgspec.structs.asdict(self.challenges.plot),
+            },
             "contracts": msgspec.structs.asdict(self.contracts),
             "validators": [
                 {
@@ -283,6 +318,7 @@ class _GenesisFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     naming: dict[str, int]
     fees: dict[str, int]
     staking: dict[str, int]
+    challenges: dict[str, int | dict[str, int]]
     validators: list[_ValidatorEntry]
     accounts: dict[str, int]
     contracts: dict[str, int | str] = {}
@@ -307,8 +343,18 @@ class _GenesisFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             tuple((bytes.fromhex(key), balance) for key, balance in self.accounts.items()),
             FeeParameters(**self.fees),
             StakingParameters(**self.staking),
+            _challenge_parameters(self.challenges),
             msgspec.convert(self.contracts, _ContractsEntry).parameters(),
         )
+
+
+def _challenge_parameters(fields: dict[str, int | dict[str, int]]) -> ChallengeParameters:
+    """Raises TypeError for a field that there is not, or of the wrong kind."""
+    numbers = {name: value for name, value in fields.items() if isinstance(value, int)}
+    nested = {name: PlotParameters(**value) for name, value in fields.items() if isinstance(value, dict)}
+    if list(nested) != ["plot"]:
+        raise TypeError("the parameters of challenges are numbers, but for those of plots")
+    return ChallengeParameters(nested["plot"], **numbers)
 
 
 class _ContractsEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -324,5 +370,5 @@ class _ValidatorEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bond: int
     api_url: str
     link_address: str
-    resource_weight: int = 1_000_000
+    resource_weight: int = RESOURCE_WEIGHT
     onion_tip: str = ""

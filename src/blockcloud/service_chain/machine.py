@@ -29,8 +29,18 @@ from blockcloud.service_chain.fees import after_commit, fuel_of
 from blockcloud.service_chain.genesis import Genesis
 from blockcloud.service_chain.parsed import ParsedTransactions
 from blockcloud.service_chain.receipts import Receipt, decode_receipt
-from blockcloud.service_chain.records import Account, Candidate, ContractRecord, CurrentEra, Fees, NameRecord
+from blockcloud.service_chain.records import (
+    Account,
+    Candidate,
+    ContractRecord,
+    CurrentEra,
+    EraEnd,
+    Fees,
+    NameRecord,
+    StakeRecord,
+)
 from blockcloud.service_chain.rejections import DUPLICATE, StaleSequence, Unpaid
+from blockcloud.service_chain.resources import stake_record, turn_round
 from blockcloud.service_chain.rewards import note_commit, settle_era
 from blockcloud.service_chain.state import VersionedState
 from blockcloud.service_chain.state_keys import (
@@ -39,6 +49,7 @@ from blockcloud.service_chain.state_keys import (
     account_key,
     candidate_key,
     contract_key,
+    era_end_key,
     era_key,
     file_key,
     name_key,
@@ -144,6 +155,7 @@ class ServiceChain:
             raise OutOfOrder(height=height, last=self.height)
         context = self._context(commit)
         freeze_candidates(self._working, context)
+        turn_round(self._working, context)
         outcomes, events = self._run(commit, batch, context)
         next_era = self._end(commit, context)
         changes = self._working.take_changes()
@@ -167,6 +179,7 @@ class ServiceChain:
             chain_id=self.chain_id,
             plan=current_plan(self._working),
             era_length=genesis.parameters.era_length,
+            challenges=genesis.challenges,
             contracts=self._contracts,
         )
 
@@ -286,10 +299,23 @@ class ServiceChain:
         value = self.get(era_key(era))
         return None if value is None else codec.decode(value, EraPlan, limit=STATE_VALUE_BYTES)
 
+    def withdrawable_ms(self, from_era: int) -> int | None:
+        """The commit time from which what can be withdrawn in era `from_era` can be: None while that is open, because
+        the era in which it was unbonded goes on."""
+        staking = self.genesis.staking
+        value = self.get(era_end_key(from_era - staking.unbonding_eras))
+        if value is None:
+            return None
+        return codec.decode(value, EraEnd, limit=STATE_VALUE_BYTES).time_ms + staking.unbonding_ms
+
     def candidate(self, node_key: bytes, height: int | None = None) -> Candidate | None:
         """The candidate of a node key."""
         value = self.get(candidate_key(node_key), height)
         return None if value is None else codec.decode(value, Candidate, limit=STATE_VALUE_BYTES)
+
+    def stake(self, node_key: bytes) -> StakeRecord | None:
+        """What a candidate has put up, and what of it is confirmed."""
+        return stake_record(self.get, node_key)
 
     def receipt(self, transaction_id: bytes) -> Receipt | None:
         """The receipt of a transaction that was executed and paid for."""

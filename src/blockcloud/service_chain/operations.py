@@ -32,6 +32,8 @@ from blockcloud.service_chain.contracts.limits import (
     SALT_BYTES as CONTRACT_SALT_BYTES,
 )
 from blockcloud.transaction_chain.block import DIGEST_DOMAIN, SIGNATURE_DOMAIN, Header
+from blockcloud.transaction_chain.cloudpos.stake import StakeClaim
+from blockcloud.transaction_chain.cloudpos.verdicts import Report
 
 # Heights, sequences and lane numbers: they fit a signed 64-bit integer of any language.
 NUMBER_MAX: Final = 2**63 - 1
@@ -157,13 +159,14 @@ class Bond(Struct, frozen=True, tag=40):
 
 
 class Unbond(Struct, frozen=True, tag=41):
-    """Take `amount` out of the bond. It can be withdrawn some eras later, and slashed until then."""
+    """Take `amount` out of the bond. It can be withdrawn when its eras and its time have passed, and slashed until
+    then."""
 
     amount: PositiveAmount
 
 
 class Withdraw(Struct, frozen=True, tag=42):
-    """Move all unbonding amounts whose era has come to the account."""
+    """Move all unbonding amounts that have waited out their eras and their time to the account."""
 
 
 class Ready(Struct, frozen=True, tag=43):
@@ -183,6 +186,20 @@ class Reveal(Struct, frozen=True, tag=44):
 
 class Unjail(Struct, frozen=True, tag=45):
     """Ask back in after having been jailed in an earlier era."""
+
+
+class StakeResources(Struct, frozen=True, tag=46):
+    """Put up resources, or other ones than before; nothing to take them back. `address` is the "host:port" where the
+    sender is examined; empty: as before."""
+
+    claim: StakeClaim
+    address: LinkAddress = ""
+
+
+class ReportChallenges(Struct, frozen=True, tag=47):
+    """What a drawn challenger saw in a round of tests."""
+
+    report: Report
 
 
 class SignedHeader(Struct, frozen=True):
@@ -251,6 +268,8 @@ Operation: TypeAlias = (
     | Ready
     | Reveal
     | Unjail
+    | StakeResources
+    | ReportChallenges
     | ReportEquivocation
     | ReportConflict
     | Deploy
@@ -276,6 +295,8 @@ OPERATIONS: Final[tuple[type[Operation], ...]] = (
     Ready,
     Reveal,
     Unjail,
+    StakeResources,
+    ReportChallenges,
     ReportEquivocation,
     ReportConflict,
     Deploy,
@@ -337,6 +358,15 @@ def _check_addresses(api_url: str, link_address: str) -> None:
         raise Malformed('a link address is "host:port"', link_address=link_address[:80])
 
 
+def _check_stake(operation: StakeResources) -> None:
+    _check_addresses("", operation.address)
+
+
+def _check_report(operation: ReportChallenges) -> None:
+    if min(operation.report.era, operation.report.round_number) < 0:
+        raise Malformed("eras and rounds count from 0", era=operation.report.era)
+
+
 def header_of(signed: SignedHeader) -> Header:
     """The header in a piece of evidence. Raises Malformed, NonCanonical or Oversized."""
     return codec.decode(signed.header, Header, limit=TRANSACTION_BYTES)
@@ -387,6 +417,8 @@ _CHECKS: Final[Mapping[type, Callable[[Any], None]]] = {
     RevokeName: _check_name,
     AnnounceEndpoint: _check_endpoint,
     Bond: _check_bond,
+    StakeResources: _check_stake,
+    ReportChallenges: _check_report,
     ReportEquivocation: _check_equivocation,
     ReportConflict: _check_conflict,
 }

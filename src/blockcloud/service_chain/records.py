@@ -8,6 +8,9 @@ from __future__ import annotations
 from typing import Final
 
 from blockcloud.primitives.codec import Struct
+from blockcloud.transaction_chain.cloudpos.sortition import ChallengeRound
+from blockcloud.transaction_chain.cloudpos.stake import Resources, StakeClaim
+from blockcloud.transaction_chain.cloudpos.verdicts import Report
 from blockcloud.transaction_chain.era import EraPlan
 
 REGISTERED: Final = "registered"
@@ -74,10 +77,9 @@ class Candidate(Struct, frozen=True):
     and the consensus keys it named (`staking.py`, `eras.py`). Bonds in micro-BLOC."""
 
     bond: int
-    resource_weight: int  # ppm
     link_address: str
     api_url: str
-    unbonding: tuple[tuple[int, int], ...] = ()  # (era from which it can be withdrawn, amount), ascending
+    unbonding: tuple[tuple[int, int], ...] = ()  # (first era in which it can be withdrawn, amount), ascending
     keys: tuple[tuple[int, bytes], ...] = ()  # (era, consensus key it was ready with), ascending; only the last eras
     onion: bytes = b""  # the last known layer, at first the tip; empty: reveals nothing
     onion_start: int = 0  # era of the onion's first reveal: in era e comes reveal number e - onion_start + 1
@@ -87,6 +89,7 @@ class Candidate(Struct, frozen=True):
     jailed_era: int = -1  # the era in which it was jailed; -1: it is not
     offences: int = 0  # proven lies so far
     protocol_version: int = 1  # the highest it said it can run
+    kept_era: int = -1  # the last era in which a seat that stayed weighed more than the bond; -1: none
 
     @property
     def jailed(self) -> bool:
@@ -116,6 +119,12 @@ class CurrentEra(Struct, frozen=True):
     """The number of the era that the next commit belongs to."""
 
     era: int
+
+
+class EraEnd(Struct, frozen=True):
+    """The commit time of an era's last commit, in ms."""
+
+    time_ms: int
 
 
 class FrozenCandidates(Struct, frozen=True):
@@ -153,6 +162,40 @@ class Offence(Struct, frozen=True):
 
     height: int
     slashed: int
+
+
+class StakeRecord(Struct, frozen=True):
+    """The resources that a candidate puts up: what it claims, the "host:port" where it is examined, and what of the
+    claim has been confirmed (`resources.py`)."""
+
+    claim: StakeClaim
+    address: str
+    confirmed: Resources
+
+
+class OpenRound(Struct, frozen=True):
+    """The round of tests of an era, as it was drawn. The tests begin with the commit at `height`; the reports that are
+    on the chain before the commit at `settle_height` count. `stakes` are the claims and addresses of the candidates, in
+    their order. Node keys, each once."""
+
+    era: int
+    number: int
+    height: int
+    settle_height: int
+    challengers: tuple[bytes, ...]
+    candidates: tuple[bytes, ...]
+    stakes: tuple[tuple[StakeClaim, str], ...]
+
+    def drawn(self) -> ChallengeRound:
+        """Who tests whom, and from when on."""
+        return ChallengeRound(self.era, self.number, self.height, self.challengers, self.candidates)
+
+
+class SilentChallengers(Struct, frozen=True):
+    """The challengers of `era` that did not report, until the era's end. Node keys."""
+
+    era: int
+    node_keys: tuple[bytes, ...]
 
 
 class Fees(Struct, frozen=True):
@@ -198,12 +241,17 @@ Record = (
     | CandidateIndex
     | ConsensusKeyUse
     | CurrentEra
+    | EraEnd
     | EraPlan
     | FrozenCandidates
     | EraTally
     | Reveals
     | Upgrade
     | Offence
+    | StakeRecord
+    | OpenRound
+    | Report
+    | SilentChallengers
     | ContractRecord
     | CodeRecord
     | StorageCell

@@ -248,13 +248,13 @@ class TooManyUnbondings(Failed):
 
 
 class NothingToWithdraw(Failed):
-    """No unbonding amount has reached its era."""
+    """No unbonding amount has waited out both its eras and its time."""
 
     code = "nothing_to_withdraw"
 
 
 class StakeNeeded(Failed):
-    """What is left would be less than a seat of the last eras weighed, which can still be slashed."""
+    """What was unbonded weighed in a committee that stayed, and can still be slashed for what that one signed."""
 
     code = "stake_needed"
 
@@ -335,6 +335,54 @@ class WrongReveal(Failed):
     """The value is not this era's layer of the sender's onion."""
 
     code = "wrong_reveal"
+
+
+class StakeAddressMissing(Failed):
+    """Who puts up resources for the first time says where it is examined."""
+
+    code = "stake_address_missing"
+
+
+class NothingStaked(Failed):
+    """There is no stake to take back."""
+
+    code = "nothing_staked"
+
+
+class NoOpenRound(Failed):
+    """No round of challenges is open: not yet drawn, settled already, or nobody has put anything up."""
+
+    code = "no_open_round"
+
+
+class RoundNotBegun(Failed):
+    """The tests of the round have not begun."""
+
+    code = "round_not_begun"
+
+
+class NotAChallenger(Failed):
+    """The sender was not drawn as a challenger of the open round."""
+
+    code = "not_a_challenger"
+
+
+class ReportOfAnotherRound(Failed):
+    """The report is about another round than the open one."""
+
+    code = "report_of_another_round"
+
+
+class WrongReportRows(Failed):
+    """A report has a row for each candidate of the round."""
+
+    code = "wrong_report_rows"
+
+
+class ReportedAlready(Failed):
+    """A challenger reports once; the first report stands."""
+
+    code = "reported_already"
 
 
 class EvidenceOutdated(Failed):

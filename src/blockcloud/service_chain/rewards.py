@@ -8,9 +8,10 @@ the first.
 *Era pot.* Half of all fees. At an era's end each member gets its part by resource weight times levels with a committed
 block; what does not divide stays in the pot. Who puts a neighbour's transactions into a block gains nothing.
 
-*Silence.* A member that owed a reveal and gave none forfeits twice what it earned in the era, out of its stake; that is
-burned. A member with a block in too few levels is jailed. A level counts once: the blocks of an author are committed in
-ascending order of levels, since each has the one before as its parent, so a second block of a level shows.
+*Silence.* A member that owed a reveal and gave none forfeits twice what it earned in the era, out of its stake; one
+that was to report on challenges (`resources.py`) and did not, once that. Both are burned. A member with a block in too
+few levels is jailed. A level counts once: the blocks of an author are committed in ascending order of levels, since
+each has the one before as its parent, so a second block of a level shows.
 
 Earnings stand in one record during the era and reach the accounts at its end. DESIGN section 3.4, phase 5 and beacon.
 """
@@ -25,11 +26,14 @@ from blockcloud.primitives.amounts import GENESIS_SUPPLY_MICRO_BLOC
 from blockcloud.service_chain.accounts import Context, credit
 from blockcloud.service_chain.genesis import StakingParameters
 from blockcloud.service_chain.records import Candidate, EraTally, Fees
+from blockcloud.service_chain.resources import take_silent_challengers
 from blockcloud.service_chain.staking import burn, put_candidate, reveal_number, take_stake, with_onion_of
 from blockcloud.service_chain.state_keys import FEES_KEY, TALLY_KEY, candidate_key
 from blockcloud.service_chain.working_state import WorkingState
 from blockcloud.transaction_chain.commit import CommitRecord
 
+# What a drawn challenger without a report loses, in rewards of the era.
+REPORT_FORFEIT_ERA_REWARDS: Final = 1
 YEAR_MS: Final = 365 * 24 * 3_600 * 1_000
 
 
@@ -67,7 +71,7 @@ def note_commit(state: WorkingState, record: CommitRecord, genesis_time_ms: int,
 def settle_era(state: WorkingState, levels: int, context: Context) -> None:
     """At the last commit of an era, which had `levels` levels: pay what was earned, and punish silence. The tally is
     spent then: the next era begins with a new one (`eras.begin_next_era`)."""
-    tally, seats = _tally(state), context.plan.seats
+    tally, seats, silent = _tally(state), context.plan.seats, take_silent_challengers(state)
     shares = _pot_shares(state, tally, [seat.resource_weight for seat in seats])
     for seat, earned, share, active in zip(seats, tally.earned, shares, tally.levels, strict=True):
         reward = earned + share
@@ -76,7 +80,7 @@ def settle_era(state: WorkingState, levels: int, context: Context) -> None:
         candidate = state.get(candidate_key(seat.node_key), Candidate)
         if candidate is None:
             continue
-        settled = _forfeit(state, candidate, reward, context)
+        settled = _forfeit(state, candidate, reward, seat.node_key in silent, context)
         if active * 100 < context.staking.active_percent * levels and not settled.jailed:
             settled = replace(settled, jailed_era=context.plan.era)
         if settled is not candidate:
@@ -95,13 +99,14 @@ def _pot_shares(state: WorkingState, tally: EraTally, weights: list[int]) -> lis
     return shares
 
 
-def _forfeit(state: WorkingState, candidate: Candidate, reward: int, context: Context) -> Candidate:
-    """`candidate` after what it loses for a reveal that it owed and did not give."""
+def _forfeit(state: WorkingState, candidate: Candidate, reward: int, silent: bool, context: Context) -> Candidate:
+    """`candidate` after what it loses for a reveal that it owed and did not give, and if it was `silent`, for a report
+    on challenges."""
     era = context.plan.era
     number = reveal_number(candidate, era)
-    if number == 0 or with_onion_of(candidate, era).onion_reveals >= number:
-        return candidate
-    left, taken = take_stake(candidate, reward * context.staking.forfeit_era_rewards)
+    revealed = number == 0 or with_onion_of(candidate, era).onion_reveals >= number
+    rewards = (0 if revealed else context.staking.forfeit_era_rewards) + (REPORT_FORFEIT_ERA_REWARDS if silent else 0)
+    left, taken = take_stake(candidate, reward * rewards)
     if taken == 0:
         return candidate
     burn(state, taken)

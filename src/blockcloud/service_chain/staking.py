@@ -1,9 +1,13 @@
 """Candidates: who put how much behind a seat in the committee, and how that money comes and goes.
 
 Anyone may bond. A candidate is known by its node key for life; which keys sign its blocks is another matter (`eras`).
-A bond leaves in two steps: `Unbond` takes it out of the weight of later eras, `Withdraw` pays it out some eras later,
-and until then it can be slashed for what its owner signed while it counted. A committee that stays for want of others
-can outlast that time; so nobody withdraws what a seat of his weighed in the last eras. DESIGN section 3.3.
+A bond leaves in two steps: `Unbond` takes it out of the weight of later eras, `Withdraw` pays it out later, and until
+then it can be slashed for what its owner signed while it counted. "Later" is one rule, `is_over`, for who withdraws and
+for who accuses (`evidence`): `unbonding_eras` eras after the era and `unbonding_ms` of commit time after its end have
+passed, both. Eras alone have no fixed length, and light clients count in time (half of it: `trusting_period_ms`).
+
+A committee that stays for want of others has seats that may weigh more than the bonds behind them; then what was
+unbonded counts from the last such era on (`Candidate.kept_era`). DESIGN sections 3.3 and 3.6, ADR 13.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from msgspec.structs import replace
 
 from blockcloud.service_chain.accounts import NO_EVENTS, Context, Event, credit, debit
 from blockcloud.service_chain.operations import AnnounceEndpoint, Bond, Unbond, Unjail, Withdraw
-from blockcloud.service_chain.records import Candidate, CandidateIndex, ConsensusKeyUse, Fees
+from blockcloud.service_chain.records import Candidate, CandidateIndex, ConsensusKeyUse, EraEnd, Fees, StakeRecord
 from blockcloud.service_chain.rejections import (
     AddressMissing,
     BondBelowMinimum,
@@ -29,16 +33,20 @@ from blockcloud.service_chain.rejections import (
     TooManyCandidates,
     TooManyUnbondings,
 )
-from blockcloud.service_chain.state_keys import CANDIDATES_KEY, FEES_KEY, candidate_key, consensus_key_use_key, era_key
+from blockcloud.service_chain.state_keys import (
+    CANDIDATES_KEY,
+    FEES_KEY,
+    candidate_key,
+    consensus_key_use_key,
+    era_end_key,
+    stake_key,
+)
 from blockcloud.service_chain.working_state import WorkingState
-from blockcloud.transaction_chain.era import EraPlan
 
 # Candidates with a bond. Each costs its owner the minimum bond; all of them are read once in an era.
 CANDIDATES_MAX: Final = 1_000
 # Unbonding amounts of one candidate; those of one era are one.
 UNBONDINGS_MAX: Final = 8
-# Parts per million of a candidate whose resources nobody has measured: the same for all.
-RESOURCE_WEIGHT: Final = 1_000_000
 # A tip registered in era e counts from e + 2 on: by then it was chosen without knowing the beacon it will move.
 ONION_ERAS_AHEAD: Final = 2
 
@@ -49,7 +57,7 @@ def apply_bond(state: WorkingState, sender: bytes, operation: Bond, context: Con
     if candidate is None:
         if not operation.link_address or not operation.api_url:
             raise AddressMissing
-        candidate = Candidate(0, RESOURCE_WEIGHT, operation.link_address, operation.api_url)
+        candidate = Candidate(0, operation.link_address, operation.api_url)
     bond = candidate.bond + operation.amount
     if bond < context.staking.minimum_bond:
         raise BondBelowMinimum(bond=bond, minimum=context.staking.minimum_bond)
@@ -83,22 +91,24 @@ def apply_unbond(state: WorkingState, sender: bytes, operation: Unbond, context:
 
 
 def apply_withdraw(state: WorkingState, sender: bytes, operation: Withdraw, context: Context) -> Sequence[Event]:
-    """Pay out the unbonding amounts whose era has come. A candidate that leaves nothing behind, not even an offence, is
-    forgotten."""
-    candidate = candidate_of(state, sender)
-    due = sum(amount for era, amount in candidate.unbonding if era <= context.plan.era)
+    """Pay out the unbonding amounts of eras that are judged no more. A candidate that leaves nothing behind, not even
+    an offence, is forgotten."""
+    candidate, wait = candidate_of(state, sender), context.staking.unbonding_eras
+    over = [is_over(state, era - wait, context) for era, _ in candidate.unbonding]
+    due = sum(amount for (_, amount), free in zip(candidate.unbonding, over, strict=True) if free)
     if due == 0:
         raise NothingToWithdraw
-    needed = _weight_to_judge(state, sender, context)
-    if candidate.at_stake - due < needed:
-        raise StakeNeeded(left=candidate.at_stake - due, needed=needed)
+    if not is_over(state, candidate.kept_era, context):
+        raise StakeNeeded(era=candidate.kept_era)
     credit(state, sender, due)
-    kept = tuple((era, amount) for era, amount in candidate.unbonding if era > context.plan.era)
+    kept = tuple(entry for entry, free in zip(candidate.unbonding, over, strict=True) if not free)
     if candidate.bond or kept or candidate.offences:
         put_candidate(state, sender, replace(candidate, unbonding=kept))
         return [("candidate", sender)]
     for _, key in candidate.keys:
         forget_key(state, key)
+    if state.get(stake_key(sender), StakeRecord) is not None:
+        state.delete(stake_key(sender))
     state.delete(candidate_key(sender))
     return [("candidate", sender)]
 
@@ -149,14 +159,15 @@ def put_candidate(state: WorkingState, node_key: bytes, candidate: Candidate) ->
     state.put(place, candidate)
 
 
-def _weight_to_judge(state: WorkingState, node_key: bytes, context: Context) -> int:
-    """The most that a seat of `node_key` weighed in an era whose lies may still come to light."""
-    present, weight = context.plan.era, 0
-    for era in range(max(0, present - context.staking.unbonding_eras + 1), present + 1):
-        plan = state.get(era_key(era), EraPlan)
-        if plan is not None:
-            weight = max([weight, *(seat.bond for seat in plan.seats if seat.node_key == node_key)])
-    return weight
+def is_over(state: WorkingState, era: int, context: Context) -> bool:
+    """Whether nobody is judged any more for what he signed in `era`, so that its stakes may be paid out."""
+    if era < 0:  # no era
+        return True
+    if context.plan.era < era + context.staking.unbonding_eras:
+        return False
+    end = state.get(era_end_key(era), EraEnd)
+    assert end is not None, "each era that is over has its end"
+    return context.time_ms >= end.time_ms + context.staking.unbonding_ms
 
 
 def candidates(state: WorkingState) -> tuple[bytes, ...]:

@@ -14,6 +14,8 @@ FROZEN_KEY: Final = b"Z"
 TALLY_KEY: Final = b"T"
 REVEALS_KEY: Final = b"R"
 UPGRADE_KEY: Final = b"U"
+ROUND_KEY: Final = b"C"
+SILENT_CHALLENGERS_KEY: Final = b"S"
 
 
 def account_key(public_key: bytes) -> bytes:
@@ -57,6 +59,21 @@ def era_key(era: int) -> bytes:
     return b"e" + era.to_bytes(8)
 
 
+def era_end_key(era: int) -> bytes:
+    """The EraEnd of an era that is over. Never removed."""
+    return b"t" + era.to_bytes(8)
+
+
+def stake_key(node_key: bytes) -> bytes:
+    """The StakeRecord of a candidate."""
+    return b"r" + node_key
+
+
+def challenge_report_key(node_key: bytes) -> bytes:
+    """The Report of a challenger about the open round."""
+    return b"c" + node_key
+
+
 def offence_key(offence: bytes) -> bytes:
     """The Offence of this identity (`evidence.py`)."""
     return b"o" + offence
@@ -64,7 +81,7 @@ def offence_key(offence: bytes) -> bytes:
 
 def contract_key(contract: bytes) -> bytes:
     """The ContractRecord of a contract's address."""
-    return b"c" + contract
+    return b"x" + contract
 
 
 def code_key(code_hash: bytes) -> bytes:

@@ -2,7 +2,8 @@
 
 The log is bytes, a record for each batch: length, checksum, contents. A crash cuts it anywhere behind the last synced
 record, also in the midst of one, and may leave rubbish there; recovery replays the records up to the first that is not
-whole. So a crash keeps a prefix of the batches, and never a part of one. A full disk refuses every write.
+whole. So a crash keeps a prefix of the batches, and never a part of one. A full disk refuses every write, after it has
+taken the beginning of its record.
 """
 
 from __future__ import annotations
@@ -51,12 +52,24 @@ class SimulatedDisk:
         return self._store.scan(table, start, stop, reverse=reverse, limit=limit)
 
     def write(self, batch: Batch, *, sync: bool) -> None:
+        record = _record(batch)
         if self.is_full:
+            self._log += record[: len(record) // 2]
             raise DiskFull
-        self._log += _record(batch)
+        self._log += record
         self._store.write(batch, sync=sync)
         if sync:
             self._synced_bytes = len(self._log)
+
+    def sync(self) -> None:
+        """What was written is on the medium when this returns."""
+        self._synced_bytes = len(self._log)
+
+    def reopen(self) -> None:
+        """The process ended, the machine did not: every whole record is there, the part of one that a full disk took
+        is cut off."""
+        self._recover()
+        self._synced_bytes = min(self._synced_bytes, len(self._log))
 
     def crash(self, random: Random) -> int:
         """Tear off a random number of the unsynced bytes, and recover. Returns how many bytes of records are gone."""

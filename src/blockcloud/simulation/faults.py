@@ -22,13 +22,15 @@ SLOW_AT_MOST_MS = 400
 
 
 class CrashPoint(Enum):
-    """Where power fails: at once, or in the duties of a node around its next own block."""
+    """Where power fails: at once, in the duties of a node around its next own block, or between the last commit of an
+    era, which is on the disk and not synced, and the hand-over."""
 
     AT_ONCE = "at once"
     BEFORE_PERSIST = "before persist"
     BEFORE_SEND = "before send"
     AMID_SEND = "amid send"
     BEFORE_APPLY = "before apply"
+    ERA_END = "at the end of an era"
 
 
 class Lie(Enum):
@@ -40,12 +42,13 @@ class Lie(Enum):
     INVALID = "invalid"  # blocks that break a validity rule, as `invalid_blocks` makes them
     PAYLOAD = "payload"  # a payload that the service machine refuses
     TIME = "time"  # the earliest and the latest timestamps that pass, and some that do not
-    ROOT = "root"  # statements of a wrong state, and two for one height
+    ROOT = "root"  # statements of a wrong state, and two for one height, also at the end of an era
+    ONION = "onion"  # never gives its part to the beacon
 
 
 @dataclass(frozen=True)
 class Crash:
-    """Member `member` fails at `at_ms`, or at its first own block after that, and starts again `down_ms` later."""
+    """Member `member` fails at `at_ms`, or where `point` says after that, and starts again `down_ms` later."""
 
     member: int
     at_ms: int

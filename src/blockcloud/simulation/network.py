@@ -2,7 +2,8 @@
 
 Discrete events: messages arrive late, twice, out of order or never; links part and heal; members pause, lose power in
 the midst of their duties and come back with what their disk kept; disks are full for a while, clocks drift, and some
-members lie. First safety is asked for under all this, then, once everything has healed, liveness (the method of
+members lie. Committees hand over to the next where the era length says so, with the production ledger or a hash as
+service machine. First safety is asked for under all this, then, once everything has healed, liveness (the method of
 TigerBeetle's VOPR). What is checked is in `judge`, what is drawn in `options` and `faults`, a run is started by
 `runner.run`. Times are virtual milliseconds since the start.
 """
@@ -15,17 +16,27 @@ from collections.abc import Callable
 from functools import partial
 from random import Random
 
-from blockcloud.primitives.certificates import Certificate
+from blockcloud.primitives.certificates import HANDOVER, Certificate, SignedStatement, quorum_weight
 from blockcloud.primitives.errors import BadConfiguration
+from blockcloud.simulation.audit import Audit
 from blockcloud.simulation.clock import SimulatedClock
-from blockcloud.simulation.dag_builder import simulated_committee
+from blockcloud.simulation.dag_builder import simulated_key
 from blockcloud.simulation.faults import SLOW_AT_MOST_MS, Crash, CrashPoint, Spell
 from blockcloud.simulation.judge import Judge
+from blockcloud.simulation.ledger import Clients, Ledger
 from blockcloud.simulation.liar import Liar
 from blockcloud.simulation.options import BURST_MS, LOAD_INTERVAL_MS, Load, Options
-from blockcloud.simulation.simulated_node import MachineFactory, Setting, SimulatedNode, decoded
+from blockcloud.simulation.simulated_node import (
+    FULL_DISK_RESTART_MS,
+    HOUSEKEEPING_MS,
+    MachineFactory,
+    Setting,
+    SimulatedNode,
+    decoded,
+)
 from blockcloud.transaction_chain.block import Block
 from blockcloud.transaction_chain.commit import Commit
+from blockcloud.transaction_chain.era import EraPlan
 from blockcloud.transaction_chain.machine import Result
 
 EVENTS_AT_MOST = 20_000_000
@@ -54,18 +65,21 @@ class Network:
         self.faults = options.faults
         self.now_ms = 0
         self.is_over = False
-        self.counts = dict.fromkeys(("events", "messages", "lost", "duplicated", "crashes", "payloads"), 0)
+        self.counts = dict.fromkeys(("events", "messages", "lost", "duplicated", "crashes", "halts", "payloads"), 0)
         self.trace = hashlib.sha256()
-        committee = simulated_committee(options.weights, options.resource_weights)
-        self.judge = Judge(options, committee)
+        genesis = options.genesis
+        self.judge = Judge(options)
+        setting = Setting(genesis, machine, options.nodes)
+        self.clients = Clients(genesis.chain_id()) if setting.has_ledger else None
+        self.audit = None if self.clients is None else Audit(options, self.clients)
         self._payload = payload
         self._tracer = tracer
-        self._links = {(one, other): False for other in range(options.members) for one in range(other)}
+        self._links = {(one, other): False for other in range(options.nodes) for one in range(other)}
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
         self._scheduled = 0
         self._load_until_ms = options.run_ms
-        setting = Setting(committee, options.parameters, machine)
-        self.nodes = [self._make_node(member, setting) for member in range(options.members)]
+        self._reached = 0
+        self.nodes = [self._make_node(member, setting) for member in range(options.nodes)]
 
     def _make_node(self, member: int, setting: Setting) -> SimulatedNode:
         faults, lies = self.faults, self.options.liars.get(member)
@@ -76,9 +90,15 @@ class Network:
 
     @property
     def level(self) -> int:
-        """The lowest level of an honest member's DAG; 0 while one is down."""
-        cores = [self.nodes[member].core for member in self.options.honest]
-        return min(0 if core is None else core.highest_level for core in cores)
+        """The lowest level of an honest node's DAG, counted over all eras; 0 while one is down. At the end of an era it
+        falls by what was not committed, so what the run has once come to counts."""
+        return max(self._reached, min(self._level_of(self.nodes[member]) for member in self.options.honest))
+
+    def _level_of(self, node: SimulatedNode) -> int:
+        if node.core is None:
+            return 0
+        past = sum(level for era, level in self.judge.era_levels.items() if era < node.era.plan.era)
+        return past + node.core.highest_level
 
     # ---- events
 
@@ -101,13 +121,31 @@ class Network:
                 raise BadConfiguration("the run has more events than its limit", limit=EVENTS_AT_MOST)
             action()
         for member in self.options.honest:
-            if (core := self.nodes[member].core) is not None:
-                self.judge.accused(member, [one.author for one, _ in core.evidence])
+            node = self.nodes[member]
+            if node.core is not None:
+                seats = node.era.plan.seats
+                self.judge.accused(member, [seats[one.author].node_key for one, _ in node.core.evidence])
+            if self.audit is not None and isinstance(node.chain, Ledger):
+                self.audit.at_the_end(member, node.chain)
+
+    def complaint(self) -> str:
+        """What liveness lacks at the end; empty if nothing."""
+        return self.judge.complaint(self.now_ms, self.level) or self._lacking_handover()
+
+    def _lacking_handover(self) -> str:
+        """Which node cannot show how it came into an era that it has left again: it keeps every hand-over for those who
+        follow it."""
+        for node in (self.nodes[member] for member in self.options.honest):
+            for era in range(1, node.era.plan.era):
+                if node.tables.handover(era) is None:
+                    return f"member {node.member} has no certificate of the hand-over into the past era {era}"
+        return ""
 
     def _schedule(self) -> None:
         faults = self.faults
         for node in self.nodes:
             self.at(0, partial(self._start, node))
+            self.at(HOUSEKEEPING_MS + node.member, partial(self._keep_house, node))
         for crash in faults.crashes:
             self.at(crash.at_ms, partial(self._arm_crash, crash))
         for parted in faults.partitions:
@@ -131,6 +169,12 @@ class Network:
             self._rearm(node)
             self._relink()
 
+    def _keep_house(self, node: SimulatedNode) -> None:
+        self.later(HOUSEKEEPING_MS, partial(self._keep_house, node))
+        if node.core is not None and not node.is_paused:
+            node.housekeeping(self.now_ms)
+            self._rearm(node)
+
     def _heal(self) -> None:
         """From here on nothing goes wrong. Who is still waiting to crash is spared, who is down starts at once."""
         self._note("heal", 0)
@@ -150,14 +194,16 @@ class Network:
     def _look(self) -> None:
         """Has every honest member gone on, and come far enough? Then clients fall silent, and what they handed in has
         its time to pass."""
-        if self.judge.is_live() and self.level >= self.options.levels:
+        if self.judge.is_live() and self.level >= self.options.levels and self.judge.has_crossed():
             self._load_until_ms = self.now_ms
+            self._reached = self.level
             self._drain(max(self.now_ms, self.options.least_ms))
         else:
             self.later(LOOK_MS, self._look)
 
     def _drain(self, least_ms: int) -> None:
-        drained = self.now_ms >= least_ms and not self.judge.missing(self.now_ms)
+        lacking = self.judge.missing(self.now_ms) or self.judge.uncertified(self.now_ms)
+        drained = self.now_ms >= least_ms and not lacking
         self.is_over = drained or self.now_ms >= self._load_until_ms + self.options.commit_within_ms
         if not self.is_over:
             self.later(LOOK_MS, partial(self._drain, least_ms))
@@ -175,7 +221,8 @@ class Network:
 
     def _submit(self, node: SimulatedNode) -> None:
         self.counts["payloads"] += 1
-        payload = self._payload(self.counts["payloads"])
+        number = self.counts["payloads"]
+        payload = self._payload(number) if self.clients is None else self.clients.next_payload()
         self.handed_in(payload)
         if node.submit(payload, self.now_ms):
             self._rearm(node)
@@ -252,6 +299,10 @@ class Network:
             for parted in self.faults.partitions
         )
 
+    def linked(self, member: int) -> list[int]:
+        """Who has a link to the node."""
+        return [other for other in range(self.options.nodes) if other != member and self._is_linked(member, other)]
+
     def _is_linked(self, one: int, other: int) -> bool:
         return self._links[(one, other) if one < other else (other, one)]
 
@@ -303,6 +354,34 @@ class Network:
         self.at(self.now_ms, self._relink)
         self.later(crash.down_ms, partial(self._start, self.nodes[member]))
 
+    def halted(self, member: int) -> None:
+        """A node has stopped because its disk takes nothing: it is started again and again until there is room."""
+        self.counts["halts"] += 1
+        self._note("halt", member)
+        self.judge.lost_memory(member)
+        self.at(self.now_ms, self._relink)
+        self.later(FULL_DISK_RESTART_MS, partial(self._start, self.nodes[member]))
+
+    def began(self, member: int, plan: EraPlan, *, proposing: bool) -> None:
+        """A node is in an era."""
+        self._note("era", member, plan.digest(), plan.era)
+        self.judge.began(member, plan, self.now_ms, proposing=proposing)
+
+    def may_lie(self, member: int, plan: EraPlan) -> bool:
+        """Whether a liar is among those that the committee of `plan` must bear: less than a third of its weight, in the
+        order of their seats."""
+        numbers = {simulated_key(liar).public: liar for liar in self.options.liars}
+        left = sum(seat.bond for seat in plan.seats)
+        left -= quorum_weight(left)
+        for seat in plan.seats:
+            liar = numbers.get(seat.node_key)
+            if liar is None or seat.bond > left:
+                continue
+            left -= seat.bond
+            if liar == member:
+                return True
+        return False
+
     def signed(self, member: int, block: Block) -> None:
         """A node sends a block of its own."""
         self._note("block", member, block.reference.digest, block.level)
@@ -313,14 +392,22 @@ class Network:
         self._note(f"invalid block ({rule})", member)
         self.judge.invalid(raw, rule)
 
+    def stated(self, member: int, statement: SignedStatement) -> None:
+        """A node has signed a statement."""
+        self.judge.stated(member, statement)
+
     def committed(self, member: int, commit: Commit, result: Result) -> None:
         """A node executed a commit."""
         self._note("commit", member, commit.digest, commit.height)
         self.judge.committed(member, commit, result, self.now_ms)
+        chain = self.nodes[member].chain
+        if self.audit is not None and isinstance(chain, Ledger) and member not in self.options.liars:
+            self.audit.committed(chain, commit, result)
 
     def certified(self, member: int, certificate: Certificate) -> None:
         """A node collected a certificate."""
-        self._note("certificate", member, b"", certificate.statement.height)
+        kind = "hand-over" if certificate.statement.kind == HANDOVER else "certificate"
+        self._note(kind, member, b"", certificate.statement.height)
         if member not in self.options.liars:
             self.judge.certified(member, certificate)
 
@@ -341,6 +428,8 @@ def shown(kind: str, member: int, data: bytes, number: int) -> str:
         "block": f"of level {number} {data.hex()[:8]}",
         "commit": f"{number} {data.hex()[:8]}",
         "certificate": f"of height {number}",
+        "hand-over": f"certified at height {number}",
+        "era": f"{number} {data.hex()[:8]}",
         "crash": data.decode() if kind == "crash" else "",
         "heal": "everywhere",
         "payload": data[:32].decode(errors="replace") if kind == "payload" else "",

@@ -1,6 +1,7 @@
 """The swarm options of one run: everything that is drawn from the seed before the first event.
 
-Committee size, weights, leader slots, collection depth, checkpoint period, load, who lies and how, and the faults.
+Committee size, weights, leader slots, collection depth, checkpoint period, era length, service machine, candidates
+from outside, load, who lies and how, and the faults.
 What a caller gives is not drawn, but the draw still happens, so the other options of a seed stay what they were.
 """
 
@@ -11,7 +12,9 @@ from random import Random
 
 from blockcloud.primitives.certificates import quorum_weight
 from blockcloud.primitives.errors import BadConfiguration
+from blockcloud.service_chain.genesis import Genesis, StakingParameters
 from blockcloud.simulation.faults import Faults, Lie, draw_faults, draw_latency
+from blockcloud.simulation.ledger import ONION_LAYERS, make_genesis
 from blockcloud.transaction_chain.parameters import Parameters
 
 MEMBERS_AT_LEAST, MEMBERS_AT_MOST = 4, 10
@@ -35,6 +38,13 @@ HEALTHY_AT_LEAST_MS = 3_500
 # In a run of given levels: the share of them that the faulty phase takes if it goes at full speed.
 FAULTY_SHARE_PERCENT = 60
 FAULTY_AT_LEAST_MS = 1_000
+# An era in commits: with the ledger it must be long enough for a candidate to get ready in time.
+ERA_AT_LEAST, LEDGER_ERA_AT_LEAST, ERA_AT_MOST = 8, 20, 40
+NO_BOUNDARY = 10**6
+# In a run of given seconds an era of so many commits ends after healing too; else one of as many as the run has levels.
+ERA_IN_SIGHT = 40
+OUTSIDERS_AT_MOST = 2
+DEFAULT_STAKING = StakingParameters()
 # A healthy level takes at most so long: idle pace, leader timeout, two slow messages.
 SLOWEST_LEVEL_MS = 1_000
 
@@ -70,8 +80,9 @@ class Length:
 
 @dataclass(frozen=True)
 class Options:
-    """`liars` are members with how they lie; their weight is below a third. A run ends when it has taken `least_ms`,
-    every honest member is at level `levels` and all is well; at `run_ms` it ends whatever is."""
+    """`liars` are members with how they lie; their weight is below a third. `outsiders` are candidates beside the first
+    committee; with `ledger` the production service machine runs, else a hash. A run ends when it has taken `least_ms`,
+    every honest node is at level `levels` and all is well; at `run_ms` it ends whatever is."""
 
     weights: tuple[int, ...]
     resource_weights: tuple[int, ...]
@@ -81,16 +92,35 @@ class Options:
     faults: Faults
     least_ms: int = 0
     levels: int = 0
+    ledger: bool = False
+    outsiders: int = 0
+    staking: StakingParameters = DEFAULT_STAKING
 
     @property
     def members(self) -> int:
-        """Committee size."""
+        """Size of the first committee."""
         return len(self.weights)
 
     @property
+    def nodes(self) -> int:
+        """The members of the first committee and the candidates beside it."""
+        return self.members + self.outsiders
+
+    @property
+    def genesis(self) -> Genesis:
+        """The genesis of the chain."""
+        return make_genesis(self.weights, self.resource_weights, self.nodes, self.parameters, self.staking)
+
+    @property
+    def era_commits_after_healing(self) -> int:
+        """Commits in which an era must end after healing; 0 where eras are long."""
+        length = self.parameters.era_length
+        return length if length <= (self.levels or ERA_IN_SIGHT) else 0
+
+    @property
     def honest(self) -> list[int]:
-        """The members that follow the rules, crashes or not."""
-        return [member for member in range(self.members) if member not in self.liars]
+        """The nodes that follow the rules, crashes or not."""
+        return [member for member in range(self.nodes) if member not in self.liars]
 
     @property
     def liveness_ms(self) -> int:
@@ -105,13 +135,14 @@ class Options:
     @property
     def run_ms(self) -> int:
         """When the run ends at the latest."""
-        healthy_ms = self.liveness_ms + self.commit_within_ms + self._with_liars(self.levels * SLOWEST_LEVEL_MS)
+        levels = self.levels + self.era_commits_after_healing
+        healthy_ms = self.liveness_ms + self.commit_within_ms + self._with_liars(levels * SLOWEST_LEVEL_MS)
         return max(self.least_ms, self.faults.heal_ms + healthy_ms)
 
     def _with_liars(self, bound_ms: int) -> int:
         if not self.liars:
             return bound_ms
-        honest = sum(self.resource_weights[member] for member in self.honest)
+        honest = sum(self.resource_weights[member] for member in self.honest if member < self.members)
         return LIARS_FACTOR * bound_ms * sum(self.resource_weights) // honest
 
 
@@ -122,17 +153,54 @@ def draw_options(random: Random, members: int | None, length: Length) -> Options
     weights, resource_weights = _draw_weights(random, count), _draw_weights(random, count)
     slowest_ms = random.choice((2, 10, 50))
     load = random.choice((Load.BUSY, Load.STEADY, Load.STEADY, Load.BURSTS, Load.IDLE))
+    ledger = random.random() < 0.4
+    outsiders = random.randint(0, OUTSIDERS_AT_MOST) if ledger else 0
+    era_length = _draw_era_length(random, ledger=ledger)
     parameters = Parameters(
         leader_slots=random.randint(1, min(LEADER_SLOTS_AT_MOST, count)),
         gc_depth_levels=random.choice((8, 16, 64)),
         checkpoint_period=random.choice((5, 10)),
-        leader_table_period=random.choice((6, 15, 40)),
+        leader_table_period=min(random.choice((6, 15, 40)), era_length - 1),
+        era_length=era_length,
     )
     heal_ms, least_ms = _times(length, parameters, slowest_ms, idle=load == Load.IDLE)
     liars = draw_liars(random, weights)
-    honest = [member for member in range(count) if member not in liars]
-    faults = draw_faults(random, draw_latency(random, count, slowest_ms), heal_ms, honest)
-    return Options(weights, resource_weights, parameters, load, liars, faults, least_ms, length.levels or 0)
+    if ledger:
+        # It disturbs nobody's consensus, so it goes with any other lie.
+        liars = {liar: lies | {Lie.ONION} if random.random() < 0.5 else lies for liar, lies in liars.items()}
+    honest = [node for node in range(count + outsiders) if node not in liars]
+    return Options(
+        weights=weights,
+        resource_weights=resource_weights,
+        parameters=parameters,
+        load=load,
+        liars=liars,
+        faults=draw_faults(random, draw_latency(random, count + outsiders, slowest_ms), heal_ms, honest),
+        least_ms=least_ms,
+        levels=length.levels or 0,
+        ledger=ledger,
+        outsiders=outsiders,
+        staking=_draw_staking(random, count + outsiders),
+    )
+
+
+def _draw_era_length(random: Random, *, ledger: bool) -> int:
+    """No boundary in a fifth of the runs; else short eras, the shortest most often."""
+    shortest = LEDGER_ERA_AT_LEAST if ledger else ERA_AT_LEAST
+    drawn = min(random.randint(shortest, ERA_AT_MOST) for _ in range(2))
+    return NO_BOUNDARY if random.random() < 0.2 else drawn
+
+
+def _draw_staking(random: Random, nodes: int) -> StakingParameters:
+    """When candidates freeze and onions are revealed, and whether there are seats for all."""
+    freeze, first, last = random.choice(((40, 40, 80), (50, 55, 90)))
+    return StakingParameters(
+        committee_size=random.choice((nodes, nodes, max(MEMBERS_AT_LEAST, nodes - 1))),
+        freeze_percent=freeze,
+        beacon_from_percent=first,
+        beacon_to_percent=last,
+        onion_length=ONION_LAYERS,
+    )
 
 
 def draw_liars(random: Random, weights: tuple[int, ...]) -> dict[int, frozenset[Lie]]:

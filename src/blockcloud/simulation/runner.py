@@ -8,26 +8,32 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
 from time import process_time
 
+import structlog
+
+from blockcloud.primitives.certificates import HANDOVER
 from blockcloud.primitives.errors import BadConfiguration, LocalFault
 from blockcloud.simulation.dag_builder import AUTHORS
 from blockcloud.simulation.hash_machine import HashMachine
 from blockcloud.simulation.judge import SafetyBroken
+from blockcloud.simulation.ledger import Ledger
 from blockcloud.simulation.network import Network, PayloadFactory, Tracer
 from blockcloud.simulation.options import Length, draw_options
 from blockcloud.simulation.simulated_node import MachineFactory
 
 PASS, NO_PROGRESS, DIVERGED = "Pass", "NoProgress", "Diverged"
 SEEDS_A_TASK = 4
-SHOWN = ("validators", "leader_slots", "levels", "commits", "events", "crashes")
+SHOWN = ("validators", "leader_slots", "machine", "levels", "commits", "eras", "events", "crashes")
 
 Report = dict[str, object]
 
@@ -82,6 +88,17 @@ class Summary:
         }
 
 
+@contextmanager
+def quiet_logs() -> Iterator[None]:
+    """The production code logs what it meets; a simulated committee of liars would fill the screen with it."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+
+
 def plain_payload(number: int) -> bytes:
     """A payload for a machine that takes anything."""
     return f"payload {number}".encode()
@@ -92,15 +109,19 @@ def make_network(
     validators: int | None,
     length: Length,
     *,
-    machine: MachineFactory = HashMachine,
+    machine: MachineFactory | None = None,
     payload: PayloadFactory = plain_payload,
     tracer: Tracer | None = None,
 ) -> Network:
-    """The world of a run, before its first event. Raises BadConfiguration."""
+    """The world of a run, before its first event. `machine` None: the ledger or a hash, as the seed says. Raises
+    BadConfiguration."""
     if validators is not None and not 1 <= validators <= AUTHORS:
         raise BadConfiguration("a run has 1 to 26 validators", validators=validators)
     random = Random(seed)
-    return Network(random, draw_options(random, validators, length), machine, payload, tracer)
+    options = draw_options(random, validators, length)
+    if machine is None:
+        machine = Ledger if options.ledger else HashMachine
+    return Network(random, options, machine, payload, tracer)
 
 
 def run(
@@ -109,7 +130,7 @@ def run(
     *,
     seconds: int | None = None,
     levels: int | None = None,
-    machine: MachineFactory = HashMachine,
+    machine: MachineFactory | None = None,
     payload: PayloadFactory = plain_payload,
     tracer: Tracer | None = None,
 ) -> Report:
@@ -122,13 +143,14 @@ def run(
     length = Length.of(seconds, levels)
     network = make_network(seed, validators, length, machine=machine, payload=payload, tracer=tracer)
     try:
-        network.play()
+        with quiet_logs():
+            network.play()
     except SafetyBroken as broken:
         verdict, reason = DIVERGED, str(broken)
     except (AssertionError, LocalFault, LookupError) as broken:
         verdict, reason = DIVERGED, f"a member broke down: {type(broken).__name__}: {broken}"
     else:
-        reason = network.judge.complaint(network.now_ms, network.level)
+        reason = network.complaint()
         verdict = NO_PROGRESS if reason else PASS
     return _report(network, verdict, reason, seed, _command(seed, validators, seconds, levels))
 
@@ -149,13 +171,21 @@ def _report(network: Network, verdict: str, reason: str, seed: int, again: str) 
         "weights": list(options.weights),
         "leader_slots": options.parameters.leader_slots,
         "gc_depth_levels": options.parameters.gc_depth_levels,
+        "era_length": options.parameters.era_length,
+        "machine": "hash" if network.audit is None else "ledger",
+        "outsiders": options.outsiders,
         "load": options.load,
         "liars": {str(member): sorted(lie.value for lie in lies) for member, lies in options.liars.items()},
         "faults": options.faults.kinds(),
         "seconds": network.now_ms / 1_000,
         "commits": min(judge.heights[member] for member in options.honest),
         "levels": network.level,
+        "eras": max(judge.plans),
         "certificates": len(judge.certificates),
+        "handovers_certified": sum(kind == HANDOVER for kind, _ in judge.certificates),
+        "acknowledged": 0 if network.audit is None else len(network.audit.acknowledged),
+        "reveals": 0 if network.audit is None else network.audit.reveals,
+        "forfeits": 0 if network.audit is None else network.audit.forfeits,
         **network.counts,
         "heal_ms": options.faults.heal_ms,
         "heights": list(judge.heights),

@@ -1,50 +1,61 @@
-"""One member of a simulated committee: the production core with a simulated disk and clock around it.
+"""One node of a simulated chain: the production cores with a simulated disk and clock around them.
 
-It does what a real node's adaptor does and no more: decode, check, feed the core, carry out its duties in their order,
-sign and collect checkpoints, and build a new core from the disk after a crash.
+It does what the runtime of a real node does and no more: decode, check, feed the core of the present era, carry out
+duties in their order, sign and collect, and begin anew from the disk after a crash. Which era it is in, how that is
+handed over, what it certifies, what it keeps, and what it does on the ledger for itself is the production code:
+`Succession`, `Certification`, `LedgerTables` and `Membership`.
+
+Eras here are some tens of commits long and not hundreds, so what a real node looks at once a second is looked at every
+`HOUSEKEEPING_MS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
-from typing import Protocol
+from typing import Protocol, cast
 
-from blockcloud.primitives import codec
-from blockcloud.primitives.certificates import CHECKPOINT, DOMAIN, Certificate, SignedStatement, Statement
+from blockcloud.node.applying import SharedChain
+from blockcloud.node.eras import GUEST_NUMBERS, Era
+from blockcloud.node.ledger_tables import LedgerTables, initialise_data
+from blockcloud.node.membership import Membership
+from blockcloud.node.succession import Succession
+from blockcloud.primitives.certificates import HANDOVER, Certificate, SignedStatement
 from blockcloud.primitives.errors import PeerFault
-from blockcloud.primitives.storage import Batch, Store
-from blockcloud.simulation.clock import EPOCH_MS, SimulatedClock
-from blockcloud.simulation.dag_builder import BEACON, CHAIN_ID, GENESIS, simulated_key
+from blockcloud.primitives.storage import Batch
+from blockcloud.service_chain.eras import SUPPORTED_VERSION
+from blockcloud.service_chain.genesis import Genesis
+from blockcloud.service_chain.operations import Bond, Operation, Unjail
+from blockcloud.simulation.clock import SimulatedClock
+from blockcloud.simulation.dag_builder import simulated_key
 from blockcloud.simulation.disk import DiskFull, SimulatedDisk
-from blockcloud.simulation.faults import Crash, CrashPoint
+from blockcloud.simulation.faults import Crash, CrashPoint, Lie
+from blockcloud.simulation.hash_machine import REFUSED_PAYLOAD, Chain
+from blockcloud.simulation.keys import KeyFolder, SimulatedKeys
+from blockcloud.simulation.ledger import API_URL, BOND_UNIT, LINK_ADDRESS, Ledger, onion_of, refused_payloads, signed
 from blockcloud.transaction_chain import messages
-from blockcloud.transaction_chain.block import Block, BlockReference, parse_block, parse_own, verify_block_signature
-from blockcloud.transaction_chain.checkpoints import CheckpointCollector
-from blockcloud.transaction_chain.commit import COMMIT_BYTES, Commit, CommitRecord, EraStart, genesis_record
-from blockcloud.transaction_chain.committee import Committee
-from blockcloud.transaction_chain.core import Core, Ready, Recovered
-from blockcloud.transaction_chain.machine import Result, ServiceMachine
+from blockcloud.transaction_chain.block import Block, BlockRules, era_of
+from blockcloud.transaction_chain.commit import Commit
+from blockcloud.transaction_chain.core import Core, Ready
+from blockcloud.transaction_chain.era import EraPlan
+from blockcloud.transaction_chain.machine import Result
 from blockcloud.transaction_chain.mempool import Mempool
-from blockcloud.transaction_chain.messages import (
-    BlockMessage,
-    Blocks,
-    FetchBlocks,
-    FetchLevels,
-    Message,
-    decode_message,
-    encode_message,
-)
-from blockcloud.transaction_chain.parameters import Parameters
+from blockcloud.transaction_chain.messages import Message, decode_message, encode_message
 
 PARSED_BLOCKS = 4_096
 DECODED_MESSAGES = 4_096
+RULES = 256
 # A process that its full disk has stopped is started again so often.
 FULL_DISK_RESTART_MS = 200
+HOUSEKEEPING_MS = 100
+# What passes for a second in `Membership`, which waits some seconds for a transaction of its own.
+MEMBERSHIP_SECOND_MS = 50
+# When the operator of a candidate sends a transaction again.
+OPERATOR_PATIENCE_MS = 500
 
-MachineFactory = Callable[[Store], ServiceMachine]
+MachineFactory = Callable[[Genesis, SimulatedDisk], Chain]
 
 
 class World(Protocol):
@@ -55,14 +66,26 @@ class World(Protocol):
     def send(self, source: int, target: int, data: bytes) -> None:
         """Hand a message to the network."""
 
+    def linked(self, member: int) -> list[int]:
+        """Who has a link to the node."""
+
     def later(self, delay_ms: int, action: Callable[[], None]) -> None:
         """Do `action` after `delay_ms`."""
 
     def crashed(self, member: int, crash: Crash) -> None:
         """The node's power failed."""
 
+    def halted(self, member: int) -> None:
+        """The node has stopped, because its disk takes nothing."""
+
+    def may_lie(self, member: int, plan: EraPlan) -> bool:
+        """Whether a liar is among those that a committee must bear."""
+
     def signed(self, member: int, block: Block) -> None:
         """The node sends a block of its own."""
+
+    def stated(self, member: int, statement: SignedStatement) -> None:
+        """The node has signed a statement."""
 
     def invalid(self, member: int, raw: bytes, rule: str) -> None:
         """The node, a liar, sends a block that breaks `rule`."""
@@ -73,6 +96,9 @@ class World(Protocol):
     def certified(self, member: int, certificate: Certificate) -> None:
         """The node has collected a certificate."""
 
+    def began(self, member: int, plan: EraPlan, *, proposing: bool) -> None:
+        """The node is in an era."""
+
 
 class PowerFailure(Exception):
     """Unwinds whatever the node was doing."""
@@ -80,22 +106,46 @@ class PowerFailure(Exception):
 
 @dataclass(frozen=True)
 class Setting:
-    """What all members of a run share."""
+    """What all nodes of a run share. `nodes`: the committee of the genesis first, then who may become a member."""
 
-    committee: Committee
-    parameters: Parameters
+    genesis: Genesis
     machine: MachineFactory
+    nodes: int
+
+    @property
+    def has_ledger(self) -> bool:
+        """Whether the machine is the production ledger."""
+        return isinstance(self.machine, type) and issubclass(self.machine, Ledger)
+
+    @property
+    def refused(self) -> tuple[bytes, ...]:
+        """Payloads that the machine refuses."""
+        return refused_payloads(self.genesis.chain_id()) if self.has_ledger else (REFUSED_PAYLOAD,)
 
 
 class SimulatedNode:
-    """`core` is None while the node is down."""
+    """`eras` is None while the node is down. `member` is its number among all nodes, whatever its place in a committee
+    is."""
 
-    def __init__(self, member: int, setting: Setting, world: World, clock: SimulatedClock) -> None:
+    keys_of: Callable[[KeyFolder, LedgerTables], SimulatedKeys] = SimulatedKeys
+
+    def __init__(
+        self,
+        member: int,
+        setting: Setting,
+        world: World,
+        clock: SimulatedClock,
+        lies: frozenset[Lie] = frozenset(),
+    ) -> None:
         self.member = member
-        self.core: Core | None = None
+        self.setting, self.world, self.clock = setting, world, clock
+        self.lies = lies
+        self.eras: Succession | None = None
         self.mempool = Mempool()
-        self.clock = clock
         self.disk = SimulatedDisk()
+        initialise_data(self.disk, setting.genesis)
+        self.folder = KeyFolder(simulated_key(member))
+        self.chain = setting.machine(setting.genesis, self.disk)
         self.complaints = 0
         self.pending_crash: Crash | None = None
         # When the core wants to be woken, and for when the world has last been asked to.
@@ -104,147 +154,226 @@ class SimulatedNode:
         self.is_paused = False
         # What arrives during a pause: (source, data).
         self.inbox: list[tuple[int, bytes]] = []
-        self.setting = setting
-        self.world = world
-        self._collector = CheckpointCollector(setting.committee, CHAIN_ID, 0)
-        self._machine = setting.machine(self.disk)
+        self._now_ms = 0
+        self._told: dict[int, int] = {}
+        self._operated_ms: int | None = None
+        self._seen: tuple[Certificate | None, Certificate | None] = (None, None)
+
+    @property
+    def core(self) -> Core | None:
+        """The core of the present era; None while the node is down."""
+        return None if self.eras is None else self.eras.current.core
+
+    @property
+    def era(self) -> Era:
+        """The present era. Only while the node is up."""
+        assert self.eras is not None, "a node that is down has no era"
+        return self.eras.current
+
+    @property
+    def takes_payloads(self) -> bool:
+        """Whether it can get something committed by itself."""
+        return self.era.core.proposing
 
     # ---- life and death
 
     def start(self, now_ms: int) -> None:
         """Begin, or begin again, from what the disk holds."""
+        self._now_ms = now_ms
         self.mempool = Mempool()
-        self._machine = self.setting.machine(self.disk)
-        self._collector = CheckpointCollector(self.setting.committee, CHAIN_ID, 0)
-        self.core = self.make_core(self.clock.read(now_ms))
-        self._work(now_ms, lambda core, clock_ms: None)
+        self._told.clear()
+        self._operated_ms = None
+        self._seen = (None, None)
+        try:
+            self._open(self.clock.read(now_ms))
+        except DiskFull:
+            self.halt()
+            return
+        self._work(now_ms, lambda clock_ms: None)
 
-    def make_core(self, clock_ms: int, *, as_observer: bool = False) -> Core:
-        """The production core as it is at the start; `as_observer`: it makes no blocks."""
-        return Core(
-            chain_id=CHAIN_ID,
-            era=0,
-            committee=self.setting.committee,
-            parameters=self.setting.parameters,
-            start=EraStart.of_chain(GENESIS, EPOCH_MS),
-            beacon=BEACON,
-            own=None if as_observer else self.member,
-            key=None if as_observer else simulated_key(self.member),
-            mempool=self.mempool,
-            recovered=recover(self.disk, self.member, self.setting.parameters),
+    def _open(self, clock_ms: int) -> None:
+        genesis = self.setting.genesis
+        self.tables = LedgerTables(self.disk, genesis)
+        self.chain = self.setting.machine(genesis, self.disk)
+        self.keys = self.keys_of(self.folder, self.tables)
+        # The runtime asks no more of its chain than what a `Chain` has.
+        chain = cast("SharedChain", self.chain)
+        node_key = self.folder.node_key
+        self._prepare(self.chain.plan)
+        self.eras = Succession(
+            chain,
+            self.tables,
+            self.keys,
+            node_key.public,
+            self.mempool,
+            version=SUPPORTED_VERSION,
+            send=self._send,
             now_ms=clock_ms,
         )
+        onion = None if Lie.ONION in self.lies else onion_of(self.member)
+        self.membership = Membership(
+            chain, self.keys, node_key, onion, version=SUPPORTED_VERSION, submit=self._submit_own
+        )
+        self._entered()
 
     def fail(self, crash: Crash) -> None:
         """Power fails now."""
-        self.core = None
+        self._down()
+        self.disk.crash(self.world.random)
+        self.world.crashed(self.member, crash)
+
+    def halt(self) -> None:
+        """The disk takes nothing: stop before anything leaves that it does not hold. What it took before stays."""
+        self._down()
+        self.disk.reopen()
+        self.world.halted(self.member)
+
+    def _down(self) -> None:
+        self.eras = None
         self.timer_ms = None
         self.pending_crash = None
         self.inbox.clear()
-        self.disk.crash(self.world.random)
-        self.world.crashed(self.member, crash)
 
     # ---- events
 
     def receive(self, source: int, data: bytes, now_ms: int) -> None:
         """A message from `source` arrives."""
-        self._work(now_ms, lambda core, clock_ms: self._dispatch(core, source, decoded(data), clock_ms))
+        self._work(now_ms, lambda clock_ms: self._dispatch(source, decoded(data), clock_ms))
 
     def submit(self, payload: bytes, now_ms: int) -> bool:
         """A client hands in a payload; whether it was taken and is still held."""
-        if self.core is None or self.is_paused or not self.mempool.add(payload, 1):
+        if self.core is None or self.is_paused or not self.takes_payloads or not self.mempool.add(payload, 1):
             return False
-        self._work(now_ms, lambda core, clock_ms: core.submitted(clock_ms))
+        self._work(now_ms, lambda clock_ms: self.era.core.submitted(clock_ms))
         return self.core is not None
 
     def tick(self, now_ms: int) -> None:
         """The timer is due."""
-        self._work(now_ms, lambda core, clock_ms: core.tick(clock_ms))
+        self._work(now_ms, lambda clock_ms: self.era.core.tick(clock_ms))
 
     def connected(self, peer: int, now_ms: int) -> None:
         """A link to `peer` came up."""
-        self._work(now_ms, lambda core, clock_ms: core.peer_connected(peer, clock_ms))
+        self._work(now_ms, lambda clock_ms: self._link_up(peer, clock_ms))
 
     def lost(self, peer: int, now_ms: int) -> None:
         """The link to `peer` broke."""
-        self._work(now_ms, lambda core, clock_ms: core.peer_lost(peer))
+        self._work(now_ms, lambda clock_ms: self.era.core.peer_lost(self.number_of(peer)))
 
-    def _work(self, now_ms: int, event: Callable[[Core, int], None]) -> None:
-        """Feed one event to the core, carry out the duties that follow, and note the next timer."""
-        core = self.core
-        if core is None:
+    def housekeeping(self, now_ms: int) -> None:
+        """What a node does once a second."""
+        self._work(now_ms, lambda clock_ms: self._each_second())
+
+    def _work(self, now_ms: int, event: Callable[[int], None]) -> None:
+        """Feed one event, carry out the duties that follow, and note the next timer."""
+        if self.eras is None:
             return
+        self._now_ms = now_ms
         try:
-            event(core, self.clock.read(now_ms))
-            self._carry_out(core.ready())
+            event(self.clock.read(now_ms))
+            while ready := self.era.core.ready():
+                self._carry_out(ready)
+            self._tell_certificates()
         except PowerFailure:
             return
         except DiskFull:
-            self.fail(Crash(self.member, now_ms, FULL_DISK_RESTART_MS, CrashPoint.BEFORE_PERSIST))
+            self.halt()
             return
-        timer_ms = core.next_timer()
+        timer_ms = self.era.core.next_timer()
         self.timer_ms = None if timer_ms is None else max(self.clock.virtual(timer_ms, now_ms), now_ms + 1)
 
-    def _dispatch(self, core: Core, source: int, message: Message, clock_ms: int) -> None:
-        if isinstance(message, BlockMessage):
-            for block in self._parse((message.raw,)):
-                core.receive_block(block, source, clock_ms)
-        elif isinstance(message, Blocks):
-            core.receive_blocks(self._parse(message.raws), source, clock_ms)
-        elif isinstance(message, FetchBlocks | FetchLevels):
-            self.answer(core, source, message)
-        elif isinstance(message, messages.Statement):
-            self._collect(message.signed)
+    def _link_up(self, peer: int, clock_ms: int) -> None:
+        assert self.eras is not None
+        self.era.core.peer_connected(self.number_of(peer), clock_ms)
+        self.eras.linked(peer)
 
-    def _parse(self, raws: tuple[bytes, ...]) -> list[Block]:
+    def _dispatch(self, source: int, message: Message, clock_ms: int) -> None:
+        assert self.eras is not None
+        try:
+            match message:
+                case messages.BlockMessage():
+                    self._block(source, message.raw, clock_ms)
+                case messages.Blocks():
+                    if message.era == self.era.plan.era:
+                        self._blocks(source, message.raws, clock_ms, fetched=True)
+                case messages.FetchBlocks() | messages.FetchLevels():
+                    self.answer(source, message)
+                case messages.Statement():
+                    self.statement(message.signed)
+                case messages.Position():
+                    if self.eras.position(source, message):
+                        self.era.core.peer_is_beyond(self.number_of(source), clock_ms)
+                case messages.Certified():
+                    self.eras.certificate(message.certificate)
+                case messages.Submit():
+                    if self.takes_payloads:
+                        for payload in message.payloads:
+                            self.mempool.add(payload, self.chain.check(payload))
+                        self.era.core.submitted(clock_ms)
+        except PeerFault:
+            self.complaints += 1
+
+    def _block(self, source: int, raw: bytes, clock_ms: int) -> None:
+        era, present = era_of(raw), self.era.plan.era
+        if era == present:
+            self._blocks(source, (raw,), clock_ms, fetched=False)
+        elif era > present:
+            self.era.core.peer_is_beyond(self.number_of(source), clock_ms)
+        elif self._told.get(source, -HOUSEKEEPING_MS) + HOUSEKEEPING_MS <= self._now_ms:
+            self._told[source] = self._now_ms
+            assert self.eras is not None
+            self.eras.tell_position(source)
+
+    def _blocks(self, source: int, raws: Sequence[bytes], clock_ms: int, *, fetched: bool) -> None:
+        blocks = self._parse(raws)
+        core, number = self.era.core, self.number_of(source)
+        if fetched:
+            core.receive_blocks(blocks, number, clock_ms)
+        else:
+            for block in blocks:
+                core.receive_block(block, number, clock_ms)
+        for block in blocks:
+            for statement in block.header.statements:
+                self.statement(statement)
+
+    def _parse(self, raws: Sequence[bytes]) -> list[Block]:
         blocks = []
         for raw in raws:
             try:
-                block = checked_block(raw, self.setting.committee)
+                block = checked_block(raw, shared_rules(self.era.rules))
                 for payload in block.payload:
-                    self._machine.check(payload)
+                    self.chain.check(payload)
             except PeerFault:
                 self.complaints += 1
                 continue
             blocks.append(block)
         return blocks
 
-    def answer(self, core: Core, source: int, request: FetchBlocks | FetchLevels) -> None:
-        """Send `source` what it asks for, from memory and disk."""
-        raws = {block.reference: block.raw for block in core.blocks_for(request)}
-        if isinstance(request, FetchBlocks):
-            stored = ((reference, self.disk.get("blocks", block_key(reference))) for reference in request.references)
-        else:
-            rows = self.disk.scan("blocks", level_key(request.first), level_key(request.last + 1))
-            stored = ((parse_own(raw).reference, raw) for _, raw in rows)
-        for reference, raw in stored:
-            if raw is not None:
-                raws.setdefault(reference, raw)
-        ordered = tuple(raws[reference] for reference in sorted(raws))
-        self.world.send(self.member, source, encode_message(Blocks(ordered)))
+    def answer(self, source: int, request: messages.FetchBlocks | messages.FetchLevels) -> None:
+        """Send `source` what it asks for, from memory or else from the disk, of any era."""
+        era = self.era
+        raws = [block.raw for block in era.core.blocks_for(request)] if request.era == era.plan.era else []
+        raws = raws or self.tables.blocks_for(request)
+        self._send(source, messages.Blocks(tuple(raws), request.era))
 
     # ---- duties
 
     def _carry_out(self, ready: Ready) -> None:
-        sends_own = any(block.author == self.member for block in ready.broadcast)
-        crash = self.pending_crash if sends_own else None
+        era = self.era.plan.era
+        crash = self.pending_crash if ready.own else None
         self._fail_at(crash, CrashPoint.BEFORE_PERSIST)
         if ready.persist:
-            batch = Batch()
-            for block in ready.persist:
-                batch.put("blocks", block_key(block.reference), block.raw)
-            self.disk.write(batch, sync=bool(ready.own))
+            self.tables.put_blocks(era, ready.persist, ready.own)
+        if ready.own:
+            self.disk.sync()
+        sends = [(self.peer_of(number), messages.of_era(message, era)) for number, message in ready.send]
         self._fail_at(crash, CrashPoint.BEFORE_SEND)
         for block in ready.broadcast:
             self._broadcast(block, crash)
-        for target, message in ready.send:
-            self.world.send(self.member, target, encode_message(message))
+        for target, message in sends:
+            self._send(target, message)
         self._fail_at(crash, CrashPoint.BEFORE_APPLY)
         for commit in ready.commits:
             self._apply(commit)
-        for block in ready.persist:
-            for signed in block.header.statements:
-                self._collect(signed)
         self.complaints += len(ready.complaints)
 
     def _fail_at(self, crash: Crash | None, point: CrashPoint) -> None:
@@ -253,11 +382,11 @@ class SimulatedNode:
             raise PowerFailure
 
     def _broadcast(self, block: Block, crash: Crash | None) -> None:
-        others = [member for member in range(len(self.setting.committee)) if member != self.member]
+        others = self.others()
         self.world.random.shuffle(others)
-        if block.author == self.member:
+        if block.author == self.era.own:
             self.world.signed(self.member, block)
-        data = encode_message(BlockMessage(block.raw))
+        data = encode_message(messages.BlockMessage(block.raw))
         half = len(others) // 2
         for index, target in enumerate(others):
             if index == half:
@@ -266,36 +395,127 @@ class SimulatedNode:
 
     def _apply(self, commit: Commit) -> None:
         batch = Batch()
-        result = self._machine.execute(commit, batch)
-        batch.put("commits", commit.height.to_bytes(8, "big"), codec.encode(commit.record))
+        result = self.chain.execute(commit, batch)
+        self.tables.put_commit(commit.record, batch)
         self.disk.write(batch, sync=False)
+        self.chain.applied_height = commit.height
         self.world.committed(self.member, commit, result)
-        if result.state_root is not None and commit.height % self.setting.parameters.checkpoint_period == 0:
+        if result.next_era is not None:
+            self._fail_at(self.pending_crash, CrashPoint.ERA_END)
+            self._begin_era(result.next_era)
+        elif result.state_root is not None:
             self.at_checkpoint(commit, result.state_root)
 
-    # ---- checkpoints
+    # ---- eras
+
+    def _prepare(self, plan: EraPlan) -> None:
+        """Where the machine names the keys, have the next one before the era that it is for."""
+        if not self.setting.has_ledger:
+            self.keys.make_for(plan.era + 1)
+
+    def _begin_era(self, plan: EraPlan) -> None:
+        assert self.eras is not None
+        clock_ms = self.clock.read(self._now_ms)
+        self._prepare(plan)
+        self.eras.begin(plan, clock_ms)
+        for peer in self.world.linked(self.member):
+            self.era.core.peer_connected(self.number_of(peer), clock_ms)
+        self._entered()
+        self._look()
+
+    def _entered(self) -> None:
+        self.world.began(self.member, self.era.plan, proposing=self.era.core.proposing)
+
+    def number_of(self, peer: int) -> int:
+        """The core's number for a node."""
+        return self.era.number_of(simulated_key(peer).public, peer)
+
+    def peer_of(self, number: int) -> int:
+        """The node that the core calls `number`."""
+        if number >= GUEST_NUMBERS:
+            return number - GUEST_NUMBERS
+        return node_numbers(self.setting.nodes)[self.era.plan.seats[number].node_key]
+
+    # ---- statements
+
+    def statement(self, signed: SignedStatement) -> None:
+        """A member's statement, or one of our own. Raises a PeerFault, or Diverged."""
+        assert self.eras is not None
+        if signed.statement.kind == HANDOVER:
+            self.eras.statement(signed)
+        elif signed.statement.era == self.era.plan.era:
+            self.era.certification.add(signed)
 
     def at_checkpoint(self, commit: Commit, root: bytes) -> None:
-        """Sign what we computed; it rides in our next block."""
-        assert self.core is not None
-        signed = self.sign(commit.height, commit.digest, root)
-        self.core.add_statement(signed)
-        self._collect(signed)
+        """Compare with what is certified, and sign what we computed; it rides in our next block."""
+        era = self.era
+        era.certification.reached(commit.height, commit.digest, root)
+        if era.core.proposing and era.key is not None:
+            signed = era.certification.sign(commit.height, commit.digest, root, era.key)
+            self.world.stated(self.member, signed)
+            era.core.add_statement(signed)
+            self.statement(signed)
 
-    def sign(self, height: int, commit_digest: bytes, root: bytes) -> SignedStatement:
-        """This member's statement about a checkpoint."""
-        statement = Statement(CHECKPOINT, CHAIN_ID, 0, height, (commit_digest, root))
-        key = simulated_key(self.member)
-        return SignedStatement(statement, key.public, key.sign(DOMAIN, codec.encode(statement)))
+    def _tell_certificates(self) -> None:
+        era = self.era
+        present = (era.certification.collector.newest, None if era.arrival is None else era.arrival.certificate)
+        for known, certificate in zip(self._seen, present, strict=True):
+            if certificate is not None and certificate is not known:
+                self.world.certified(self.member, certificate)
+        self._seen = present
 
-    def _collect(self, signed: SignedStatement) -> None:
-        try:
-            certificate = self._collector.add(signed)
-        except PeerFault:
-            self.complaints += 1
+    # ---- what a node does on the ledger
+
+    def _each_second(self) -> None:
+        assert self.eras is not None
+        self.eras.each_second()
+        self._look()
+
+    def _look(self) -> None:
+        if self.setting.has_ledger:
+            self.membership.look(self.era, self._now_ms / MEMBERSHIP_SECOND_MS)
+            self._operate()
+
+    def _operate(self) -> None:
+        """What a person does for the node: bond, and ask back in after a silence."""
+        since_ms = self._operated_ms
+        if since_ms is not None and self._now_ms < since_ms + OPERATOR_PATIENCE_MS:
             return
-        if certificate is not None:
-            self.world.certified(self.member, certificate)
+        operation: Operation
+        candidate = self.chain.candidate(self.folder.node_key.public)
+        if candidate is None:
+            operation = Bond(BOND_UNIT, LINK_ADDRESS, API_URL, onion_of(self.member).tip)
+        elif candidate.jailed and not candidate.offences and candidate.jailed_era < self.era.plan.era:
+            operation = Unjail()
+        else:
+            return
+        self._operated_ms = self._now_ms
+        assert isinstance(self.chain, Ledger)
+        account = self.chain.account(self.folder.node_key.public)
+        assert account is not None, "every node has an account in the genesis"
+        self._submit_own(signed(self.chain.chain_id, self.folder.node_key, account.sequence, operation))
+
+    def _submit_own(self, payload: bytes) -> None:
+        """A transaction of this node: into its own mempool, or to the members that are linked."""
+        if self.takes_payloads:
+            self.mempool.add(payload, self.chain.check(payload))
+            self.era.core.submitted(self.clock.read(self._now_ms))
+        else:
+            self._send(None, messages.Submit((payload,)))
+
+    # ---- messages
+
+    def others(self) -> list[int]:
+        """All nodes but this one."""
+        return [node for node in range(self.setting.nodes) if node != self.member]
+
+    def _send(self, target: int | None, message: Message) -> None:
+        """To one node, or to all that are linked."""
+        if isinstance(message, messages.Statement):
+            self.world.stated(self.member, message.signed)
+        data = encode_message(message)
+        for one in self.world.linked(self.member) if target is None else (target,):
+            self.world.send(self.member, one, data)
 
 
 @lru_cache(maxsize=DECODED_MESSAGES)
@@ -305,30 +525,25 @@ def decoded(data: bytes) -> Message:
 
 
 @lru_cache(maxsize=PARSED_BLOCKS)
-def checked_block(raw: bytes, committee: Committee) -> Block:
-    """Parse and verify a block once for all members. Raises PeerFault."""
-    block = parse_block(raw, CHAIN_ID, 0, committee, GENESIS)
-    verify_block_signature(block, committee)
+def checked_block(raw: bytes, rules: BlockRules) -> Block:
+    """Parse and verify a block once for all nodes. Raises PeerFault."""
+    block = rules.parse(raw)
+    rules.verify(block)
     return block
 
 
-def level_key(level: int) -> bytes:
-    """Where the blocks of a level begin in the table "blocks"."""
-    return level.to_bytes(8, "big")
+_rules: dict[object, BlockRules] = {}
 
 
-def block_key(reference: BlockReference) -> bytes:
-    """The key of a block in the table "blocks"."""
-    return level_key(reference.level) + reference.author.to_bytes(2, "big") + reference.digest
+def shared_rules(rules: BlockRules) -> BlockRules:
+    """One object for equal rules, so that a block is checked once under them."""
+    place = (rules.chain_id, rules.era, rules.genesis, rules.committee.members)
+    if len(_rules) >= RULES and place not in _rules:
+        _rules.clear()
+    return _rules.setdefault(place, rules)
 
 
-def recover(store: Store, member: int, parameters: Parameters) -> Recovered:
-    """What a member finds on its disk: the newest commit, what is linearised, the blocks, its own highest level."""
-    records = [codec.decode(value, CommitRecord, limit=COMMIT_BYTES) for _, value in store.scan("commits", b"")]
-    last = records[-1] if records else genesis_record(0, GENESIS, EPOCH_MS)
-    gc_level = max(0, last.level - parameters.gc_depth_levels)
-    linearised = [reference for record in records for reference in record.blocks if reference.level > gc_level]
-    blocks = [parse_own(value) for _, value in store.scan("blocks", b"")]
-    own_level = max((block.level for block in blocks if block.author == member), default=0)
-    above = [block for block in blocks if block.level > gc_level]
-    return Recovered(last_commit=last, linearised=linearised, blocks=above, own_level=own_level, records=records)
+@lru_cache(maxsize=4)
+def node_numbers(nodes: int) -> dict[bytes, int]:
+    """Node key -> number of the node."""
+    return {simulated_key(node).public: node for node in range(nodes)}

@@ -160,6 +160,11 @@ def to_be_signed(challenge: Challenge, content: object) -> bytes:
     return digest_of(challenge) + tagged_hash(ANSWER_DOMAIN, codec.encode(content))
 
 
+def share(staked: int, judges: int, parameters: ChallengeParameters) -> int:
+    """What each of `judges` asks of a resource of which so much a second is `staked`: its part of the window."""
+    return staked * parameters.window_ms // (1_000 * judges)
+
+
 class Prover:
     """The side that has the resources: `stake` is what it claimed, `key` its node key, `cores` the staked CPUs (none:
     the system chooses). Any thread may ask it."""
@@ -334,7 +339,7 @@ class Challenger:
         return [left.pop(self._random_below(len(left))) for _ in range(count)]
 
     def _share(self, staked: int) -> int:
-        return staked * self.parameters.window_ms // (1_000 * self.candidate.judges)
+        return share(staked, self.candidate.judges, self.parameters)
 
     def _names(self) -> tuple[bytes, bytes, bytes]:
         return self._nonce(NONCE_BYTES), self._key, self.candidate.node_key

@@ -68,10 +68,21 @@ async def write_frame(writer: asyncio.StreamWriter, data: bytes) -> None:
 # The side that answers
 
 
-async def serve(prover: Prover, challenger: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> int:
+def admit_all(challenge: Challenge) -> None:
+    """No limit beside those of the prover."""
+
+
+async def serve(
+    prover: Prover,
+    challenger: bytes,
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    admit: Callable[[Challenge], None] = admit_all,
+) -> int:
     """Answer `challenger`, whose key the connection has shown and which was drawn, until it closes. Returns how many.
 
-    Raises PeerFault for what a challenger may not ask, StorageFault if the plot cannot be read, OSError.
+    `admit` raises ChallengeRefused for what this challenger may not ask. Raises PeerFault
+    for what nobody may ask, StorageFault if the plot cannot be read, OSError.
     """
     for served in range(CHALLENGES_LIMIT):
         try:
@@ -80,6 +91,7 @@ async def serve(prover: Prover, challenger: bytes, reader: asyncio.StreamReader,
             return served
         challenge = decode_challenge(data)
         prover.check(challenge, challenger)
+        admit(challenge)
         answer = await asyncio.to_thread(prover.answer, challenge)
         if isinstance(challenge, TransferChallenge):
             await transfer.send_stream(writer, digest_of(challenge), challenge.size)

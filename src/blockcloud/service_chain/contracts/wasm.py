@@ -11,6 +11,7 @@ An exception in a host function never crosses into the engine: it becomes a trap
 from __future__ import annotations
 
 import ctypes
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
@@ -135,6 +136,8 @@ class Engine:
         self._compiled_bytes = 0
         for name, (signature, function) in host.items():
             self._define(name, signature, function)
+        # Also when the process ends, in the right order and before the interpreter has taken the package apart.
+        weakref.finalize(self, _close, self._modules, self._linker, self._engine)
 
     def _define(self, name: str, signature: Signature, function: Callable[..., int | None]) -> None:
         callback = ffi.wasmtime_func_unchecked_callback_t(_callback(self._running, signature, function))
@@ -199,6 +202,15 @@ class Engine:
             return (0 if isinstance(failure, failures.OutOfFuel) else running.fuel), failure
         finally:
             ffi.wasmtime_store_delete(store)
+
+
+def _close(modules: OrderedDict[bytes, Compiled], linker: wasmtime.Linker, engine: wasmtime.Engine) -> None:
+    """Give back what the engine has."""
+    for module in modules.values():
+        module.ready.close()
+    modules.clear()
+    linker.close()
+    engine.close()
 
 
 def _execute(context: Any, running: Running, module: Compiled, method: str) -> Exception | None:

@@ -48,9 +48,11 @@ async def test_both_examples_do_what_they_promise_on_four_validators(tmp_path: P
         access, _ = await contracts.deploy(client, buyer, contracts.build(EXAMPLES / "data_access"))
         await contracts.call(client, seller, access, "request", b"a look")
         grant = contracts.encode_arguments([names[0], "u64:1000000"])
-        await contracts.call(client, buyer, access, "grant", grant)
+        granted = await contracts.call(client, buyer, access, "grant", grant)
         allowed = await contracts.query(client, access, "allowed", contracts.encode_arguments(names[:1]))
         assert allowed["output"] == "01"
+
+        assert await contracts.stored(client, access, b"N", at_least_height=granted.height) == (2).to_bytes(4, "little")
 
         world.start(3)
         await world.wait_in_step()

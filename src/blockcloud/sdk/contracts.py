@@ -11,11 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from blockcloud.primitives import codec
 from blockcloud.primitives.addresses import format_address, parse_address
 from blockcloud.primitives.amounts import parse_amount
 from blockcloud.primitives.errors import BadConfiguration, InvalidAddress, Malformed
 from blockcloud.primitives.hashes import sha256
 from blockcloud.primitives.keys import SigningKey
+from blockcloud.primitives.limits import STATE_VALUE_BYTES
 from blockcloud.sdk.client import AsyncClient
 from blockcloud.service_chain.contracts.host import SIGNATURES
 from blockcloud.service_chain.contracts.limits import CODE_BYTES
@@ -23,6 +25,8 @@ from blockcloud.service_chain.contracts.profile import Checked, check_module, wi
 from blockcloud.service_chain.contracts.runtime import contract_address
 from blockcloud.service_chain.operations import CallContract, Deploy
 from blockcloud.service_chain.receipts import Receipt
+from blockcloud.service_chain.records import StorageCell
+from blockcloud.service_chain.state_keys import storage_key
 
 SOURCE: Final = "contract.wat"
 MODULE: Final = "contract.wasm"
@@ -30,7 +34,7 @@ SOURCE_BYTES: Final = 1024 * 1024
 SALT_BYTES: Final = 16
 FUEL: Final = 2_000_000
 DEPOSIT_MICRO_BLOC: Final = 10_000_000
-FEE_MICRO_BLOC: Final = 100_000_000
+FEE_MICRO_BLOC: Final = 10_000_000
 _NUMBERS: Final[Mapping[str, int]] = {"u8": 1, "u32": 4, "u64": 8}
 
 
@@ -156,6 +160,13 @@ async def contract_view(client: AsyncClient, contract: bytes) -> dict[str, Any]:
     return await client.transport.json(f"/v1/contracts/{format_address(contract)}")
 
 
+async def stored(client: AsyncClient, contract: bytes, key: bytes, **how: Any) -> bytes | None:
+    """What a contract keeps under a key, proven at a certified checkpoint whatever node answers; None if nothing.
+    Keywords as `AsyncClient.proven`."""
+    value = (await client.proven(storage_key(contract, key), **how)).value
+    return None if value is None else codec.decode(value, StorageCell, limit=STATE_VALUE_BYTES).value
+
+
 async def query(client: AsyncClient, contract: bytes, method: str, arguments: bytes = b"") -> dict[str, Any]:
     """What one node says a method answers now; nothing is changed and nothing paid. Raises the contract's failure."""
     path = f"/v1/contracts/{format_address(contract)}/query"
@@ -172,4 +183,5 @@ __all__ = [
     "described",
     "encode_arguments",
     "query",
+    "stored",
 ]

@@ -12,7 +12,7 @@ from blockcloud.primitives.errors import Malformed
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.primitives.storage import MemoryStore
 from blockcloud.sdk.contract_tests import read_tests, run_tests
-from blockcloud.sdk.contracts import build
+from blockcloud.sdk.contracts import build, described
 from blockcloud.service_chain.contracts.host import SIGNATURE_DOMAIN
 from blockcloud.service_chain.contracts.limits import (
     ARGUMENT_BYTES,
@@ -66,6 +66,11 @@ def world() -> Contracts:
         ("(call $put (i32.const 0) (i32.const -1) (i32.const 0) (i32.const -1))", "host_limit"),
         ("(call $result (i32.const 0) (i32.const 1025))", "host_limit"),
         ("(call $emit (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1))", "host_limit"),
+        (
+            "(local i32) (i32.store8 (i32.const 0) (i32.const 65)) (loop $l"
+            " (call $emit (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1)) (br $l))",
+            "too_many_events",
+        ),
         ("(call $transfer (i32.const 0) (i64.const 1))", "insufficient_balance"),
         ("(call $transfer (i32.const 0) (i64.const -1))", "host_limit"),
         ("(call $fail (i32.const 0) (i32.const 0))", "contract_reverted"),
@@ -93,6 +98,11 @@ def test_how_a_call_ends(world: Contracts, body: str, code: str) -> None:
     world.check_money()
 
 
+@pytest.mark.parametrize("part", ['(data (i32.const 65535) "xx")', "(table 1 funcref) (elem (i32.const 1) 16)"])
+def test_a_module_that_cannot_begin_fails_when_it_is_called(world: Contracts, part: str) -> None:
+    assert world.call(world.deployed(module(f'(func (export "run")) {part}'))).code == "contract_trapped"
+
+
 def test_unused_fuel_is_not_paid(world: Contracts) -> None:
     contract = world.deployed(method(""))
     small, large = (world.call(contract, fuel=fuel) for fuel in (200_000, TRANSACTION_FUEL))
@@ -111,6 +121,17 @@ def test_recursion_ends_at_a_depth_that_does_not_depend_on_the_machine(world: Co
     )
     assert world.call(contract, "deep").code == "ok"
     assert world.call(contract, "deeper").code == "contract_stack_overflow"
+
+
+def test_many_calls_one_after_another_are_not_deep(world: Contracts) -> None:
+    contract = world.deployed(
+        module(
+            """(func $f) (type $t (func)) (table 1 funcref) (elem (i32.const 0) $f)
+            (func (export "run") (local i32) (loop $l (call $f) (call_indirect (type $t) (i32.const 0))
+              (br_if $l (i32.lt_u (local.tee 0 (i32.add (local.get 0) (i32.const 1))) (i32.const 1000)))))"""
+        )
+    )
+    assert world.call(contract).code == "ok"
 
 
 def test_recursion_through_a_table_is_counted_too(world: Contracts) -> None:
@@ -173,7 +194,9 @@ def test_contracts_call_each_other_so_deep_and_no_deeper(world: Contracts) -> No
         body = CALLER.replace("(drop (call $args (i32.const 0) (i32.const 32)))", "")
         chain.append(world.deployed(module(f'{body} (data (i32.const 0) "{to}")')))
     assert [world.call(contract).code for contract in chain] == ["ok"] * 4 + ["call_too_deep"]
-    assert world.call(chain[1]).output == chain[1], "the sender is who calls, not who signed"
+    called = world.call(chain[1])
+    assert called.output == chain[1], "the sender is who calls, not who signed"
+    assert called.fuel > world.call(last).fuel + ENTER_FUEL, "who calls pays for what it calls"
 
 
 def test_a_failure_undoes_the_whole_transaction(world: Contracts) -> None:
@@ -198,15 +221,13 @@ def test_a_failure_undoes_the_whole_transaction(world: Contracts) -> None:
 
 def test_a_lane_pays_within_its_cap_and_gets_unused_fuel_back(world: Contracts) -> None:
     contract, device = world.deployed(method("")), SigningKey(bytes([9]) * 32)
-    world.send(OWNER, OpenLane(1, device.public, (61,), 200_000, FOREVER))
-    call = CallContract(contract, "run", b"", 1_000, 0, 5_000_000)
-    costs = []
-    for sequence in range(2):
+    world.send(OWNER, OpenLane(1, device.public, (61,), 15_000, FOREVER))
+    call = CallContract(contract, "run", b"", 0, 0, 5_000_000)  # which reserves more than half of the cap
+    for sequence in range(3):
         before = world.balance(OWNER.public)
         receipt = world.send(OWNER, call, lane=1, sequence=sequence, signers=(device,))
-        assert receipt.code == ("ok" if sequence else "below_new_key_deposit") or sequence
-        costs.append(before - world.balance(OWNER.public))
-    assert max(costs) < 20_000, "two calls would not have fitted if their fuel had stayed paid"
+        assert receipt.code == "ok"
+        assert before - world.balance(OWNER.public) == receipt.fee < 1_000
 
 
 def test_signatures_are_verified_under_the_tag_of_contracts(world: Contracts) -> None:
@@ -285,8 +306,26 @@ def test_two_processes_with_other_hash_seeds_agree() -> None:
     assert run(1) == run(2) == "\n".join(agreed()).splitlines()
 
 
-@pytest.mark.parametrize("name", ["escrow", "data_access"])
-def test_the_examples_pass_their_own_tests(name: str) -> None:
-    reports = run_tests(build(EXAMPLES / name), read_tests(EXAMPLES / name))
+# Fuel is consensus: the engine's schedule, our prices, and the hash of what the engine builds from the source.
+@pytest.mark.parametrize(
+    ("name", "code_hash", "fuel"),
+    [
+        (
+            "escrow",
+            "812dc9bf4bcad58c23959625392c247d15af0200c40b831b6205e04f9fe86d05",
+            [3338957, 2802224, 2944857, 4744875],
+        ),
+        (
+            "data_access",
+            "71cfc1a95a8da7b01f419bc9c3885f86ea9e72f228a535b65e0e7b11e45d8919",
+            [4278595, 3659152, 2880959],
+        ),
+    ],
+)
+def test_the_examples_pass_their_own_tests(name: str, code_hash: str, fuel: list[int]) -> None:
+    code = build(EXAMPLES / name)
+    reports = run_tests(code, read_tests(EXAMPLES / name))
     assert [report["problem"] for report in reports] == [""] * len(reports)
-    assert len(reports) >= 3
+    assert described(code)["code_hash"] == code_hash
+    assert code_hash in (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    assert [report["fuel"] for report in reports] == fuel

@@ -219,9 +219,11 @@ def _execute(context: Any, running: Running, module: Compiled, method: str) -> E
     error: Any = ffi.wasmtime_instance_pre_instantiate(
         module.ready.ptr(), context, ctypes.byref(instance), ctypes.byref(trap)
     )
-    if error or trap:
+    if error:
+        raise _fault(error)
+    if trap:
         # Such as a data segment outside of the memory.
-        return _failure(context, instance, trap, error, 0)
+        return _failure(context, instance, trap, 0)
     memory = _export(context, instance, MEMORY)
     running._memory = memory.of.memory if memory is not None else None
     function = _export(context, instance, method)
@@ -229,27 +231,44 @@ def _execute(context: Any, running: Running, module: Compiled, method: str) -> E
         return failures.UnknownMethod(method=method)
     values = (ffi.wasmtime_val_raw_t * 1)()
     error = ffi.wasmtime_func_call_unchecked(context, ctypes.byref(function.of.func), values, 1, ctypes.byref(trap))
-    if not error and not trap:
-        return None
-    reason = _failure(context, instance, trap, error, module.frames)
-    if running.failure is None:
-        return reason
-    if isinstance(running.failure, Exception):
-        return running.failure
-    raise running.failure
+    if running.failure is not None:
+        # A trap that a host function made, which counts as an error of the engine.
+        _free(trap, error)
+        if isinstance(running.failure, Exception):
+            return running.failure
+        raise running.failure
+    if error:
+        raise _fault(error)
+    return _failure(context, instance, trap, module.frames) if trap else None
 
 
-def _failure(context: Any, instance: Any, trap: Any, error: Any, frames: int) -> Exception:
-    """Why the engine gave up; frees what it gave."""
+def _free(trap: Any, error: Any) -> None:
+    if trap:
+        ffi.wasm_trap_delete(trap)
     if error:
         ffi.wasmtime_error_delete(error)
+
+
+class EngineFault(LocalFault):
+    """The engine could not do its work, such as for want of memory."""
+
+    code = "engine_fault"
+
+
+def _fault(error: Any) -> EngineFault:
+    """What is no trap: modules were checked, so it is this node's own trouble. It must stop rather than differ."""
+    ffi.wasmtime_error_delete(error)
+    return EngineFault()
+
+
+def _failure(context: Any, instance: Any, trap: Any, frames: int) -> Exception:
+    """Why the engine trapped; frees what it gave."""
     code = ctypes.c_uint8(255)
-    if trap:
-        ffi.wasmtime_trap_code(trap, ctypes.byref(code))
-        ffi.wasm_trap_delete(trap)
+    ffi.wasmtime_trap_code(trap, ctypes.byref(code))
+    ffi.wasm_trap_delete(trap)
     if code.value == _OUT_OF_FUEL:
         return failures.OutOfFuel()
-    if code.value == _STACK_OVERFLOW and trap:
+    if code.value == _STACK_OVERFLOW:
         return failures.ContractStackOverflow()
     if frames and code.value == _UNREACHABLE and _frames(context, instance) >= frames:
         return failures.ContractStackOverflow()

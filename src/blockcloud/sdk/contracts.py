@@ -21,7 +21,7 @@ from blockcloud.primitives.limits import STATE_VALUE_BYTES
 from blockcloud.sdk.client import AsyncClient
 from blockcloud.service_chain.contracts.host import SIGNATURES
 from blockcloud.service_chain.contracts.limits import CODE_BYTES
-from blockcloud.service_chain.contracts.profile import Checked, check_module, without_custom_sections
+from blockcloud.service_chain.contracts.profile import INITIALIZE, Checked, check_module, without_custom_sections
 from blockcloud.service_chain.contracts.runtime import contract_address
 from blockcloud.service_chain.operations import CallContract, Deploy
 from blockcloud.service_chain.receipts import Receipt
@@ -70,7 +70,8 @@ def check(code: bytes) -> Checked:
 
 def described(code: bytes) -> dict[str, Any]:
     """A module for people and scripts."""
-    return {"code_hash": sha256(code).hex(), "bytes": len(code), "limit": CODE_BYTES, "methods": check(code).methods}
+    methods = [name for name in check(code).methods if name != INITIALIZE]
+    return {"code_hash": sha256(code).hex(), "bytes": len(code), "limit": CODE_BYTES, "methods": methods}
 
 
 def encode_arguments(items: Sequence[str], accounts: Callable[[str], bytes] | None = None) -> bytes:

@@ -253,6 +253,20 @@ def test_init_runs_once_and_only_at_deployment(world: Contracts) -> None:
     assert world.deploy(method("(drop (i32.const 1))")[:-1]).code == "contract_malformed"
 
 
+def test_what_a_compiler_wants_to_run_first_runs_in_every_call(world: Contracts) -> None:
+    contract = world.deployed(
+        module(
+            """(func (export "_initialize")
+              (i32.store8 (i32.const 0) (i32.add (i32.load8_u (i32.const 0)) (i32.const 7))))
+            (func (export "run") (call $result (i32.const 0) (i32.const 1)))"""
+        )
+    )
+    assert [world.call(contract).output for _ in range(2)] == [b"\x07"] * 2
+    assert world.call(contract, "_initialize").code == "unknown_method"
+    stuck = world.deployed(module('(func (export "_initialize") unreachable) (func (export "run"))'))
+    assert world.call(stuck).code == "contract_trapped"
+
+
 def test_more_than_the_limits_is_no_valid_transaction(world: Contracts) -> None:
     contract = world.deployed(method(""))
     for operations in (

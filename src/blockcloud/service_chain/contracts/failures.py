@@ -58,6 +58,7 @@ class ContractHasStart(ContractRefused):
     """The module has a start function; what is to run at deployment belongs into `init`."""
 
     code = "contract_has_start"
+    hint = "What a compiler wants to run first in every call may be exported as `_initialize`."
 
 
 class ContractImport(ContractRefused):

@@ -40,6 +40,8 @@ from blockcloud.service_chain.contracts.limits import (
 HOST_MODULE: Final = "blockcloud"
 MEMORY: Final = "memory"
 INIT: Final = "init"
+# Run in every fresh instance before the method, where a compiler needs it: what it would put into a start function.
+INITIALIZE: Final = "_initialize"
 # The counter of frames, exported so that the engine's owner can tell why a call trapped.
 FRAMES_EXPORT: Final = "blockcloud:frames"
 

@@ -32,7 +32,7 @@ from blockcloud.service_chain.contracts.limits import (
     METHOD_BYTES,
     TRANSACTION_EVENTS,
 )
-from blockcloud.service_chain.contracts.profile import INIT, Checked, check_module
+from blockcloud.service_chain.contracts.profile import INIT, INITIALIZE, Checked, check_module
 from blockcloud.service_chain.contracts.wasm import Engine, Running, installed_engine
 from blockcloud.service_chain.genesis import ContractParameters
 from blockcloud.service_chain.records import Account, CodeRecord, ContractRecord, StorageCell
@@ -224,8 +224,8 @@ class ContractRuntime:
 
     def call(self, state: WorkingState, call: Call, deposit_limit: int) -> bytes:
         """Call a method; its output. Raises Failed."""
-        if call.method == INIT:
-            raise failures.UnknownMethod("init runs once, at deployment", method=call.method)
+        if call.method in (INIT, INITIALIZE):
+            raise failures.UnknownMethod("this method is not for calls", method=call.method)
         growth: dict[bytes, int] = {}
         output = self._top(state, call, growth)
         self._settle(state, call.sender, growth, deposit_limit)
@@ -233,7 +233,7 @@ class ContractRuntime:
 
     def query(self, state: WorkingState, call: Call) -> tuple[bytes, int]:
         """What a method answers, and the fuel that took, without changing anything. Raises Failed."""
-        if call.method == INIT or call.value:
+        if call.method in (INIT, INITIALIZE) or call.value:
             raise failures.UnknownMethod("a query pays nothing and does not run init", method=call.method)
         try:
             used, output = self.enter(state, call, {}, writable=False)
@@ -270,7 +270,7 @@ class ContractRuntime:
             if not 1 <= len(call.method) <= METHOD_BYTES:
                 raise failures.UnknownMethod(method=call.method[:METHOD_BYTES])
             module = self.engine.compiled(record.code_hash, lambda: check_module(code, SIGNATURES))
-            if call.method not in module.methods:
+            if call.method not in module.methods or call.method == INITIALIZE:
                 raise failures.UnknownMethod(method=call.method)
             if call.value:
                 pay(state, call.sender, call.contract, call.value, call.new_key_deposit)

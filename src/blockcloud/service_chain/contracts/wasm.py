@@ -29,7 +29,15 @@ from blockcloud.service_chain.contracts.limits import (
     STACK_BYTES,
     TABLE_ELEMENTS,
 )
-from blockcloud.service_chain.contracts.profile import FRAMES_EXPORT, HOST_MODULE, I32, MEMORY, Checked, Signature
+from blockcloud.service_chain.contracts.profile import (
+    FRAMES_EXPORT,
+    HOST_MODULE,
+    I32,
+    INITIALIZE,
+    MEMORY,
+    Checked,
+    Signature,
+)
 from blockcloud.service_chain.rejections import Failed
 
 PAGE_BYTES: Final = 64 * 1024
@@ -226,11 +234,23 @@ def _execute(context: Any, running: Running, module: Compiled, method: str) -> E
         return _failure(context, instance, trap, 0)
     memory = _export(context, instance, MEMORY)
     running._memory = memory.of.memory if memory is not None else None
-    function = _export(context, instance, method)
+    names = (INITIALIZE, method) if INITIALIZE in module.methods else (method,)
+    for name in names:
+        failure = _call(context, instance, running, module, name)
+        if failure is not None:
+            return failure
+    return None
+
+
+def _call(context: Any, instance: Any, running: Running, module: Compiled, name: str) -> Exception | None:
+    function = _export(context, instance, name)
+    trap: Any = ctypes.POINTER(ffi.wasm_trap_t)()
     if function is None:
-        return failures.UnknownMethod(method=method)
+        return failures.UnknownMethod(method=name)
     values = (ffi.wasmtime_val_raw_t * 1)()
-    error = ffi.wasmtime_func_call_unchecked(context, ctypes.byref(function.of.func), values, 1, ctypes.byref(trap))
+    error: Any = ffi.wasmtime_func_call_unchecked(
+        context, ctypes.byref(function.of.func), values, 1, ctypes.byref(trap)
+    )
     if running.failure is not None:
         # A trap that a host function made, which counts as an error of the engine.
         _free(trap, error)

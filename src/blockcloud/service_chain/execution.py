@@ -37,6 +37,7 @@ from blockcloud.service_chain.operations import (
     AnnounceEndpoint,
     Bond,
     CloseLane,
+    GrantRole,
     OpenLane,
     Preorder,
     Ready,
@@ -46,13 +47,22 @@ from blockcloud.service_chain.operations import (
     ReportConflict,
     ReportEquivocation,
     Reveal,
+    RevokeGrant,
     RevokeName,
+    RevokeRole,
+    SetPolicy,
     Transfer,
     TransferName,
     Unbond,
     Unjail,
     UpdateName,
     Withdraw,
+)
+from blockcloud.service_chain.policies import (
+    apply_grant_role,
+    apply_revoke_grant,
+    apply_revoke_role,
+    apply_set_policy,
 )
 from blockcloud.service_chain.records import Account, Lane
 from blockcloud.service_chain.rejections import (
@@ -103,6 +113,10 @@ RULES: Final[Mapping[type, Rule]] = {
     Unjail: apply_unjail,
     ReportEquivocation: apply_report_equivocation,
     ReportConflict: apply_report_conflict,
+    SetPolicy: apply_set_policy,
+    GrantRole: apply_grant_role,
+    RevokeRole: apply_revoke_role,
+    RevokeGrant: apply_revoke_grant,
 }
 _NOBODY: Final = Account(0)
 

@@ -17,6 +17,7 @@ from blockcloud.service_chain.operations import (
     AnnounceEndpoint,
     Bond,
     CloseLane,
+    GrantRole,
     OpenLane,
     Preorder,
     Ready,
@@ -26,7 +27,10 @@ from blockcloud.service_chain.operations import (
     ReportConflict,
     ReportEquivocation,
     Reveal,
+    RevokeGrant,
     RevokeName,
+    RevokeRole,
+    SetPolicy,
     Transfer,
     TransferName,
     Unbond,
@@ -62,6 +66,12 @@ OPERATION_WEIGHTS: Final[Mapping[type, int]] = {
     # Two signatures each.
     ReportEquivocation: 26,
     ReportConflict: 26,
+    # Cedar parses and checks the text.
+    SetPolicy: 64,
+    # Rewrites the list of members, up to 35 KB.
+    GrantRole: 16,
+    RevokeRole: 16,
+    RevokeGrant: 16,
 }
 STEP_DIVISOR: Final = 8
 

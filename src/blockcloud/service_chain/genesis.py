@@ -122,6 +122,18 @@ class StakingParameters(Struct, frozen=True):
                 raise BadConfiguration(f"staking parameters: {reason}", era_length=era_length)
 
 
+class PolicyParameters(Struct, frozen=True):
+    """`engine`: the Cedar that decides which policies may be bound, by name and version. Nodes with another one would
+    come to other verdicts, so they refuse to start (`node/policy_engine.py`)."""
+
+    engine: str = "cedarpy 4.12.2"
+
+    def check(self) -> None:
+        """Raise BadConfiguration unless the values make sense."""
+        if not 1 <= len(self.engine) <= GENESIS_NAME_CHARACTERS:
+            raise BadConfiguration("policy parameters: an engine has a name")
+
+
 class GenesisValidator(Struct, frozen=True):
     """A member of the first committee, and a candidate for the next: `key` is its node key and the consensus key of its
     first era. `link_address` is the "host:port" of its link to other validators; `onion_tip` may be empty: it reveals
@@ -146,6 +158,7 @@ class Genesis(Struct, frozen=True):
     accounts: tuple[tuple[bytes, int], ...]
     fees: FeeParameters = FeeParameters()
     staking: StakingParameters = StakingParameters()
+    policies: PolicyParameters = PolicyParameters()
 
     def check(self) -> None:
         """Raise BadConfiguration unless a chain can start from this."""
@@ -154,6 +167,7 @@ class Genesis(Struct, frozen=True):
         self.parameters.check(len(self.committee()))
         self.naming.check()
         self.fees.check()
+        self.policies.check()
         self.staking.check(self.parameters.era_length)
         for validator in self.validators:
             if len(validator.onion_tip) not in (0, 32):
@@ -231,6 +245,7 @@ class Genesis(Struct, frozen=True):
             "naming": msgspec.structs.asdict(self.naming),
             "fees": msgspec.structs.asdict(self.fees),
             "staking": msgspec.structs.asdict(self.staking),
+            "policies": msgspec.structs.asdict(self.policies),
             "validators": [
                 {
                     **msgspec.structs.asdict(validator),
@@ -268,6 +283,7 @@ class _GenesisFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     staking: dict[str, int]
     validators: list[_ValidatorEntry]
     accounts: dict[str, int]
+    policies: dict[str, str] = {}
 
     def genesis(self) -> Genesis:
         return Genesis(
@@ -289,6 +305,7 @@ class _GenesisFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             tuple((bytes.fromhex(key), balance) for key, balance in self.accounts.items()),
             FeeParameters(**self.fees),
             StakingParameters(**self.staking),
+            PolicyParameters(**self.policies),
         )
 
 

@@ -104,7 +104,8 @@ def apply_revoke_grant(state: WorkingState, sender: bytes, operation: RevokeGran
     key = revocations_key(name.name)
     before = state.get(key, RevocationRecord)
     now_s = context.time_ms // 1_000
-    issued_after_s, kept = 0, ()
+    issued_after_s = 0
+    kept: tuple[tuple[bytes, int], ...] = ()
     if before is not None and before.owner == name.owner and before.registered_height == name.registered_height:
         issued_after_s = before.issued_after_s
         kept = tuple(entry for entry in before.revoked if entry[1] > now_s)

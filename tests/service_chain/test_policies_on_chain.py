@@ -109,6 +109,7 @@ def test_only_the_owner_of_an_active_name_says_who_may_connect(operation: Operat
         ('permit(principal, action == Action::"fly", resource);', "policy_unknown_type"),
         ("permit(principal, action, resource) when {context.mood == 1};", "policy_unknown_type"),
         ('permit(principal in Role::"No Name", action, resource);', "policy_unknown_type"),
+        ('permit(principal == Account::"bloc1typo", action, resource);', "policy_unknown_type"),
         ("// nothing", "policy_empty"),
         (EVERYBODY * 65, "policy_too_complex"),
         (

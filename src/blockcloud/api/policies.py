@@ -7,6 +7,7 @@ them. Nobody has to believe it: what it forbids is forbidden at once, and what i
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
@@ -63,14 +64,17 @@ def rules_of(chain: ServiceChain, name: str) -> AccessRules | None:
     if record is None:
         return None
     policy = _record(chain, policy_key(name), PolicyRecord)
-    roles: tuple[str, ...] = ()
-    if policy is not None:
-        try:
-            roles = check_policy(policy.text).roles
-        except Failed:  # bound under other rules of the protocol
-            roles = ()
+    roles = _roles_of(policy.text) if policy is not None else ()
     entries = tuple(RoleEntry(role, chain.name(role), _record(chain, role_key(role), RoleRecord)) for role in roles)
     return AccessRules(height, record, policy, _record(chain, revocations_key(name), RevocationRecord), entries)
+
+
+@lru_cache(maxsize=256)  # asked several times a second
+def _roles_of(text: str) -> tuple[str, ...]:
+    try:
+        return check_policy(text).roles
+    except Failed:  # bound under other rules of the protocol
+        return ()
 
 
 def policy_view(rules: AccessRules) -> dict[str, Any]:

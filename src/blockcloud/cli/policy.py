@@ -1,4 +1,5 @@
-"""`blockcloud policy set|remove|show|test|explain`, `grant issue|delegate|attenuate|show|revoke`, `role add|remove|show`."""
+"""`blockcloud policy set|remove|show|test|explain`, `blockcloud grant issue|delegate|attenuate|show|revoke` and
+`blockcloud role add|remove|show`."""
 
 from __future__ import annotations
 
@@ -210,17 +211,18 @@ def revoke(
     everything: Annotated[bool, typer.Option("--all", help="All grants issued up to now.")] = False,
 ) -> None:
     """Void a grant for a name of yours; its sessions end within a second."""
-    from blockcloud.service_access.grants import revocation_ids
+    from blockcloud.service_access.grants import expiry_of, revocation_ids
     from blockcloud.service_chain.operations import NUMBER_MAX, RevokeGrant
 
     if bool(what) == everything:
         raise typer.BadParameter("name one grant, or say --all")
-    identifier = b""
-    if what:
-        identifier = _identifier(what) or revocation_ids(read_grant(Path(what)))[-1]
-    # Kept for ever: when a grant ends by itself is known only to who has verified it.
+    # The ledger forgets a revocation when the grant has ended anyway; of a bare id nobody knows when that is.
+    identifier, expires_s = b"", NUMBER_MAX
+    if what and not (identifier := _identifier(what)):
+        found = read_grant(Path(what))
+        identifier, expires_s = revocation_ids(found)[-1], min(NUMBER_MAX, expiry_of(found, load_key().public))
     _change(
-        RevokeGrant(parse_name(name), identifier, NUMBER_MAX),
+        RevokeGrant(parse_name(name), identifier, expires_s),
         {"name": name, "revocation_id": identifier.hex() or None},
     )
 

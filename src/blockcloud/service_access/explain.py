@@ -12,7 +12,7 @@ from typing import Any
 import cedarpy
 
 from blockcloud.service_access.admission import AccessRequest
-from blockcloud.service_access.policy import CompiledRules, question_of
+from blockcloud.service_access.policy import CompiledRules
 
 _SCOPE = ("principal", "action", "resource")
 
@@ -25,7 +25,7 @@ def explain(compiled: CompiledRules, request: AccessRequest, now_s: int, granted
     roles = compiled.roles_of(request.key)
     if request.role:
         roles = tuple(role for role in roles if role == request.role)
-    question, entities = question_of(request, roles, granted, now_s, compiled.rules.height)
+    question, entities = compiled.question(request, roles, granted, now_s)
     document = json.loads(cedarpy.policies_to_json_str(policy.text))["staticPolicies"]
     found = []
     for identifier, name, effect in compiled.facts.rules:

@@ -6,7 +6,8 @@ another key, and so on. All of them must hold, so nobody gives on more than he h
 narrow it (`attenuate`) and never widen it. The consumer proves by the handshake that it is the last holder: a grant
 that was overheard is worth nothing.
 
-Authority facts of each: `grant(name)`, `holder(key)`, `issued(seconds)`, `delegable(bool)`; times are Unix seconds.
+Authority facts of each: `grant(name)`, `holder(key)`, `issued(seconds)`, `expires(seconds)`, `delegable(bool)`; times
+are Unix seconds.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import base64
 import binascii
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, Final
 
 import biscuit_auth
@@ -41,7 +41,7 @@ GRANT_LINKS: Final = 4
 GRANT_BLOCKS: Final = 4  # of one link
 GRANT_PREFIX: Final = "bcgrant1"
 # What a token's own rules may cost a provider.
-RUN_TIME: Final = timedelta(milliseconds=50)
+RUN_TIME_MS: Final = 50
 RUN_FACTS: Final = 100
 RUN_ITERATIONS: Final = 20
 
@@ -165,6 +165,16 @@ def verify_grant(
     return GrantFacts(facts[0], facts[1], facts[2], facts[3], tuple(ids))
 
 
+def expiry_of(grant: bytes, owner: bytes) -> int:
+    """When the owner's part of a grant ends (Unix time), and the grant with it. Raises GrantInvalid."""
+    token = _token(_links(grant)[0], owner)
+    _facts(token)
+    found = _limited(AuthorizerBuilder("allow if true")).build(token).query(Rule("end($e) <- expires($e)"))
+    if len(found) != 1 or not isinstance(found[0].terms[0], int):
+        raise GrantInvalid("a grant says when it ends")
+    return max(0, found[0].terms[0])
+
+
 def revocation_ids(grant: bytes) -> tuple[bytes, ...]:
     """The ids (32 bytes) by which a grant can be revoked, unverified; the first is the owner's part."""
     try:
@@ -200,7 +210,7 @@ def parse_grant(text: str) -> bytes:
 
 def _link(key: SigningKey, name: str, holder: bytes, issued_s: int, expires_s: int, delegable: bool) -> bytes:
     builder = BiscuitBuilder(
-        "grant({name}); holder({holder}); issued({issued}); delegable({delegable});"
+        "grant({name}); holder({holder}); issued({issued}); expires({end}); delegable({delegable});"
         "check if name({name}); check if time($t), $t < {end};",
         {"name": name, "holder": holder, "issued": issued_s, "delegable": delegable, "end": expires_s},
     )
@@ -274,6 +284,7 @@ def _authorise(token: Biscuit, name: str, now_s: int, host: str) -> None:
 def _limited(builder: AuthorizerBuilder) -> AuthorizerBuilder:
     untyped: Any = builder
     limits = untyped.limits()
-    limits.max_time, limits.max_facts, limits.max_iterations = RUN_TIME, RUN_FACTS, RUN_ITERATIONS
+    limits.max_time = type(limits.max_time)(milliseconds=RUN_TIME_MS)
+    limits.max_facts, limits.max_iterations = RUN_FACTS, RUN_ITERATIONS
     untyped.set_limits(limits)
     return builder

@@ -9,12 +9,12 @@ A valid grant is one more rule, "grant", that permits its holder; a `forbid` bea
 from __future__ import annotations
 
 import ipaddress
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import cedarpy
+import msgspec
 
 from blockcloud.primitives.addresses import format_address
 from blockcloud.primitives.codec import Struct, encode
@@ -83,6 +83,7 @@ class CompiledRules:
     facts: PolicyFacts | None = None
     _set: cedarpy.PolicySet | None = None
     _names: dict[str, tuple[str, str]] = field(default_factory=dict)  # by Cedar's id: (name, effect)
+    _accounts: dict[bytes, str] = field(default_factory=dict)  # that the policy names
     _members: dict[str, frozenset[bytes]] = field(default_factory=dict)
     _revoked: Revoked = field(default_factory=Revoked)
 
@@ -97,6 +98,7 @@ class CompiledRules:
             return
         self._set = cedarpy.PolicySet.from_str(policy.text + _GRANT_POLICY)
         self._names = {identifier: (name, effect) for identifier, name, effect in self.facts.rules}
+        self._accounts = {key: format_address(key) for key in self.facts.accounts}
         self._names[f"policy{len(self.facts.rules)}"] = (GRANT_RULE, "permit")
         self._members = {
             entry.role: frozenset(members_of(entry.members, entry.name, rules.height)) for entry in rules.roles
@@ -158,7 +160,7 @@ class CompiledRules:
     def _evaluate(
         self, policies: cedarpy.PolicySet, request: AccessRequest, roles: tuple[str, ...], granted: bool, now_s: int
     ) -> Decision:
-        question, entities = question_of(request, roles, granted, now_s, self.rules.height)
+        question, entities = self.question(request, roles, granted, now_s)
         result = cedarpy.is_authorized(question, policies, entities)
         if result.diagnostics.errors:
             return self._denied(RULE_FAILED, f"a rule cannot be evaluated: {result.diagnostics.errors[0]}"[:160])
@@ -170,26 +172,30 @@ class CompiledRules:
             return Decision(False, FORBIDDEN, decided, self.digest, f"forbidden by {shown}", granted)
         return Decision(False, NO_RULE, (), self.digest, "no rule permits it", granted)
 
+    def question(
+        self, request: AccessRequest, roles: tuple[str, ...], granted: bool, now_s: int
+    ) -> tuple[dict[str, Any], str]:
+        """(request, entities) as Cedar takes them, for an account that acts in `roles`.
+
+        A rule can only compare an account with those that the policy names, so any other goes by its key in
+        hexadecimal: making an address of it would cost as much as the decision.
+        """
+        account = {"type": "Account", "id": self._accounts.get(request.key) or request.key.hex()}
+        entities: list[dict[str, Any]] = []
+        if roles:
+            parents = [{"type": "Role", "id": role} for role in roles]
+            entities.append({"uid": account, "attrs": {}, "parents": parents})
+        context = context_of(request, granted, now_s, self.rules.height)
+        question = {
+            "principal": account,
+            "action": {"type": "Action", "id": CONNECT},
+            "resource": {"type": "Name", "id": request.name},
+            "context": msgspec.json.encode(context).decode(),
+        }
+        return question, msgspec.json.encode(entities).decode()
+
     def _denied(self, reason: str, detail: str) -> Decision:
         return Decision(False, reason, (), self.digest, detail)
-
-
-def question_of(
-    request: AccessRequest, roles: tuple[str, ...], granted: bool, now_s: int, height: int
-) -> tuple[dict[str, Any], str]:
-    """(request, entities) as Cedar takes them, for an account that acts in `roles`."""
-    account = {"type": "Account", "id": format_address(request.key)}
-    entities: list[dict[str, Any]] = []
-    if roles:
-        parents = [{"type": "Role", "id": role} for role in roles]
-        entities.append({"uid": account, "attrs": {}, "parents": parents})
-    question = {
-        "principal": account,
-        "action": {"type": "Action", "id": CONNECT},
-        "resource": {"type": "Name", "id": request.name},
-        "context": context_of(request, granted, now_s, height),
-    }
-    return question, json.dumps(entities)
 
 
 def context_of(request: AccessRequest, granted: bool, now_s: int, height: int) -> dict[str, Any]:

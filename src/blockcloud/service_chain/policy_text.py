@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import cedarpy
 
+from blockcloud.primitives.addresses import format_address, parse_address
 from blockcloud.primitives.errors import BlockCloudError
 from blockcloud.primitives.names import parse_name
 from blockcloud.service_chain.rejections import (
@@ -66,10 +67,11 @@ _UNKNOWN = ("unrecognized", "not found", "unable to find an applicable action", 
 @dataclass(frozen=True, slots=True)
 class PolicyFacts:
     """What a checked policy holds: `rules` as (Cedar's id, the author's `@id` or "rule N", effect), in order, and the
-    `roles` that it names, each once, ascending."""
+    `roles` and the `accounts` (public keys) that it names, each once, ascending."""
 
     rules: tuple[tuple[str, str, str], ...]
     roles: tuple[str, ...]
+    accounts: tuple[bytes, ...]
 
 
 @lru_cache(maxsize=1)
@@ -127,7 +129,9 @@ def _facts(document: dict[str, Any]) -> PolicyFacts:
         rule = policies[identifier]
         name = (rule.get("annotations") or {}).get("id") or f"rule {number}"
         rules.append((identifier, str(name)[:64], str(rule["effect"])))
-    roles = sorted(dict.fromkeys(_roles_in(list(policies.values()))))
+    named = _entities_in(list(policies.values()))
+    roles = sorted(dict.fromkeys(identifier for kind, identifier in named if kind == "Role"))
+    accounts = sorted(dict.fromkeys(identifier for kind, identifier in named if kind == "Account"))
     if len(roles) > POLICY_ROLES:
         raise PolicyTooComplex("roles of one policy", roles=len(roles), limit=POLICY_ROLES)
     for role in roles:
@@ -135,19 +139,30 @@ def _facts(document: dict[str, Any]) -> PolicyFacts:
             parse_name(role)
         except BlockCloudError as error:
             raise PolicyUnknownType(f"a role is a name of the registry: {error}", role=role[:80]) from None
-    return PolicyFacts(tuple(rules), tuple(roles))
+    return PolicyFacts(tuple(rules), tuple(roles), tuple([_account(each) for each in accounts]))
 
 
-def _roles_in(document: object) -> list[str]:
-    """The ids of every Role that the JSON form of a policy mentions. The nesting is bounded, so this cannot go deep;
-    long chains are, so it keeps its own stack."""
-    found: list[str] = []
+def _account(text: str) -> bytes:
+    """The key of an address, which has a checksum: a mistyped one is refused instead of bound."""
+    try:
+        key = parse_address(text)
+    except BlockCloudError as error:
+        raise PolicyUnknownType(f"an Account is an address: {error}", account=text[:80]) from None
+    if format_address(key) != text:
+        raise PolicyUnknownType("an Account is an address in lower case", account=text[:80])
+    return key
+
+
+def _entities_in(document: object) -> list[tuple[str, str]]:
+    """(type, id) of every entity that the JSON form of a policy mentions. It keeps its own stack: chains nest too."""
+    found: list[tuple[str, str]] = []
     waiting = [document]
     while waiting:
         node = waiting.pop()
         if isinstance(node, dict):
-            if node.get("type") == "Role" and isinstance(node.get("id"), str):
-                found.append(node["id"])
+            kind, identifier = node.get("type"), node.get("id")
+            if isinstance(kind, str) and isinstance(identifier, str):
+                found.append((kind, identifier))
             waiting.extend(node.values())
         elif isinstance(node, list):
             waiting.extend(node)

@@ -44,6 +44,12 @@ async def test_who_may_connect_from_first_to_last(tmp_path: Path) -> None:
         await the_decisions_are_logged(scene)
 
 
+async def read_to_the_end(session: Session) -> None:
+    async with asyncio.timeout(STEP_SECONDS):
+        while await session.read():
+            pass
+
+
 class Scene:
     """The owner's commands, and consumers with keys of their own."""
 
@@ -120,9 +126,7 @@ async def a_policy_lets_in_members_and_ends_the_sessions_of_others(scene: Scene)
     stranger = await scene.enter(scene.stranger)
     await scene.say("policy", "set", NAME, scene.write(STAFF))
     with pytest.raises(SessionReset, match="no rule permits it"):
-        async with asyncio.timeout(STEP_SECONDS):
-            while await stranger.read():
-                pass
+        await read_to_the_end(stranger)
     assert "no_rule" in await scene.outcome(scene.stranger)
     member = format_address(scene.member.public)
     assert (await scene.say("role", "add", ROLE, member))["receipt"]["code"] == "ok"
@@ -153,9 +157,7 @@ async def grants_count_until_they_are_revoked(scene: Scene) -> None:
     session = await scene.enter(friend, given_on)
     assert (await scene.say("grant", "revoke", NAME, str(file)))["revocation_id"] == issued["revocation_id"]
     with pytest.raises(SessionReset, match="grant_revoked"):
-        async with asyncio.timeout(STEP_SECONDS):
-            while await session.read():
-                pass
+        await read_to_the_end(session)
     assert "grant_revoked" in await scene.outcome(scene.stranger, grant)
     assert "grant_revoked" in await scene.outcome(friend, given_on), "what was given on goes with it"
     assert parse_grant(format_grant(grant)) == grant
@@ -165,9 +167,7 @@ async def a_change_ends_a_running_session(scene: Scene, running: Session) -> Non
     assert running.error is None
     await scene.say("policy", "set", NAME, scene.write(STAFF + NOBODY_HERE))
     with pytest.raises(SessionReset, match="forbidden by not-here"):
-        async with asyncio.timeout(STEP_SECONDS):
-            while await running.read():
-                pass
+        await read_to_the_end(running)
     assert "not-here" in await scene.outcome(scene.member)
     await scene.say("policy", "remove", NAME)
     await scene.becomes("in", lambda: scene.outcome(scene.stranger))

@@ -285,7 +285,7 @@ OPERATIONS: Final[tuple[type[Operation], ...]] = (
 )
 # Tag of each operation; lanes are managed by the owner only, so a lane cannot be allowed to open wider ones.
 TAGS: Final[Mapping[type, int]] = {operation: int(str(operation.__struct_config__.tag)) for operation in OPERATIONS}
-DELEGABLE_TAGS: Final = tuple(tag for kind, tag in TAGS.items() if kind not in (OpenLane, CloseLane))
+DELEGABLE_TAGS: Final = tuple(sorted(tag for kind, tag in TAGS.items() if kind not in (OpenLane, CloseLane)))
 
 
 def name_commitment(name: str, salt: bytes, sender: bytes) -> bytes:

@@ -45,9 +45,11 @@ async def test_who_may_connect_from_first_to_last(tmp_path: Path) -> None:
 
 
 async def read_to_the_end(session: Session) -> None:
+    """Raise what ends a session; that the server has ended its answer does not end it."""
     async with asyncio.timeout(STEP_SECONDS):
-        while await session.read():
-            pass
+        await session.ended()
+    if session.error is not None:
+        raise session.error
 
 
 class Scene:

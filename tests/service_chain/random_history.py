@@ -15,13 +15,17 @@ from blockcloud.service_chain.operations import (
     AddInstance,
     AnnounceEndpoint,
     CloseLane,
+    GrantRole,
     OpenLane,
     Operation,
     Preorder,
     Register,
     RemoveInstance,
     RenewName,
+    RevokeGrant,
     RevokeName,
+    RevokeRole,
+    SetPolicy,
     Transfer,
     TransferName,
     UpdateName,
@@ -37,6 +41,12 @@ BY_KEY = {user.public: user for user in [*USERS, *VALIDATORS]}
 AMOUNTS = [1, 9_999, 10_000, 12_345, RICH // 100, RICH // 5, 2**62]
 LANES = [1, 2, 3, 4, 5]
 ALLOWED = [DELEGABLE_TAGS, DELEGABLE_TAGS, (1,)]
+POLICIES = [
+    "",
+    "permit(principal, action, resource);",
+    'permit(principal in Role::"b", action, resource);',
+    'permit(principal in Team::"b", action, resource);',
+]
 HASHES = [b"", bytes([1]) * 32, bytes([2]) * 32]
 
 
@@ -100,6 +110,10 @@ class RandomHistory:
             TransferName(name, other),
             RenewName(name),
             RevokeName(name),
+            SetPolicy(name, choose(POLICIES)),
+            GrantRole(name, other),
+            RevokeRole(name, other),
+            RevokeGrant(name, choose(HASHES), choose([0, 2**40])),
         ]
         endpoint = AnnounceEndpoint("http://127.0.0.1:9")
         kind, record = self.source.randrange(10), chain.name(name)

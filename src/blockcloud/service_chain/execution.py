@@ -37,6 +37,7 @@ from blockcloud.service_chain.operations import (
     AnnounceEndpoint,
     Bond,
     CloseLane,
+    GrantRole,
     OpenLane,
     Preorder,
     Ready,
@@ -47,7 +48,10 @@ from blockcloud.service_chain.operations import (
     ReportConflict,
     ReportEquivocation,
     Reveal,
+    RevokeGrant,
     RevokeName,
+    RevokeRole,
+    SetPolicy,
     StakeResources,
     Transfer,
     TransferName,
@@ -55,6 +59,12 @@ from blockcloud.service_chain.operations import (
     Unjail,
     UpdateName,
     Withdraw,
+)
+from blockcloud.service_chain.policies import (
+    apply_grant_role,
+    apply_revoke_grant,
+    apply_revoke_role,
+    apply_set_policy,
 )
 from blockcloud.service_chain.records import Account, Lane
 from blockcloud.service_chain.rejections import (
@@ -108,6 +118,10 @@ RULES: Final[Mapping[type, Rule]] = {
     ReportChallenges: apply_report_challenges,
     ReportEquivocation: apply_report_equivocation,
     ReportConflict: apply_report_conflict,
+    SetPolicy: apply_set_policy,
+    GrantRole: apply_grant_role,
+    RevokeRole: apply_revoke_role,
+    RevokeGrant: apply_revoke_grant,
 }
 _NOBODY: Final = Account(0)
 

@@ -17,6 +17,7 @@ from blockcloud.service_chain.operations import (
     AnnounceEndpoint,
     Bond,
     CloseLane,
+    GrantRole,
     OpenLane,
     Preorder,
     Ready,
@@ -27,7 +28,10 @@ from blockcloud.service_chain.operations import (
     ReportConflict,
     ReportEquivocation,
     Reveal,
+    RevokeGrant,
     RevokeName,
+    RevokeRole,
+    SetPolicy,
     StakeResources,
     Transfer,
     TransferName,
@@ -67,6 +71,12 @@ OPERATION_WEIGHTS: Final[Mapping[type, int]] = {
     # Two signatures each.
     ReportEquivocation: 26,
     ReportConflict: 26,
+    # Cedar parses and checks the text.
+    SetPolicy: 64,
+    # Rewrites the list of members, up to 35 KB.
+    GrantRole: 16,
+    RevokeRole: 16,
+    RevokeGrant: 16,
 }
 STEP_DIVISOR: Final = 8
 # Rows of a report that cost a unit: each is counted when the round is settled, about 2 us, a fifth of a unit.

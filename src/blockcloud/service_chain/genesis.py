@@ -136,6 +136,18 @@ class StakingParameters(Struct, frozen=True):
                 raise BadConfiguration(f"staking parameters: {reason}", era_length=era_length)
 
 
+class PolicyParameters(Struct, frozen=True):
+    """`engine`: the Cedar that decides which policies may be bound, by name and version. Nodes with another one would
+    come to other verdicts, so they refuse to start (`node/policy_engine.py`)."""
+
+    engine: str = "cedarpy 4.12.2"
+
+    def check(self) -> None:
+        """Raise BadConfiguration unless the values make sense."""
+        if not 1 <= len(self.engine) <= GENESIS_NAME_CHARACTERS:
+            raise BadConfiguration("policy parameters: an engine has a name")
+
+
 class GenesisValidator(Struct, frozen=True):
     """A member of the first committee, and a candidate for the next: `key` is its node key and the consensus key of its
     first era. `link_address` is the "host:port" of its link to other validators; `onion_tip` may be empty: it reveals
@@ -161,6 +173,7 @@ class Genesis(Struct, frozen=True):
     fees: FeeParameters = FeeParameters()
     staking: StakingParameters = StakingParameters()
     challenges: ChallengeParameters = ChallengeParameters()
+    policies: PolicyParameters = PolicyParameters()
 
     def check(self) -> None:
         """Raise BadConfiguration unless a chain can start from this."""
@@ -169,6 +182,7 @@ class Genesis(Struct, frozen=True):
         self.parameters.check(len(self.committee()))
         self.naming.check()
         self.fees.check()
+        self.policies.check()
         self.staking.check(self.parameters.era_length)
         self.challenges.check()
         self._check_round()
@@ -266,6 +280,7 @@ class Genesis(Struct, frozen=True):
                 **msgspec.structs.asdict(self.challenges),
                 "plot": msgspec.structs.asdict(self.challenges.plot),
             },
+            "policies": msgspec.structs.asdict(self.policies),
             "validators": [
                 {
                     **msgspec.structs.asdict(validator),
@@ -304,6 +319,7 @@ class _GenesisFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     challenges: dict[str, int | dict[str, int]]
     validators: list[_ValidatorEntry]
     accounts: dict[str, int]
+    policies: dict[str, str] = {}
 
     def genesis(self) -> Genesis:
         return Genesis(
@@ -326,6 +342,7 @@ class _GenesisFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             FeeParameters(**self.fees),
             StakingParameters(**self.staking),
             _challenge_parameters(self.challenges),
+            PolicyParameters(**self.policies),
         )
 
 

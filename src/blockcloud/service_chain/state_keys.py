@@ -77,3 +77,18 @@ def challenge_report_key(node_key: bytes) -> bytes:
 def offence_key(offence: bytes) -> bytes:
     """The Offence of this identity (`evidence.py`)."""
     return b"o" + offence
+
+
+def policy_key(name: str) -> bytes:
+    """The PolicyRecord of a name."""
+    return b"y" + name.encode()
+
+
+def role_key(role: str) -> bytes:
+    """The RoleRecord of a name that is a role."""
+    return b"m" + role.encode()
+
+
+def revocations_key(name: str) -> bytes:
+    """The RevocationRecord of a name."""
+    return b"g" + name.encode()

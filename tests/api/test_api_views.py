@@ -191,6 +191,8 @@ async def test_every_route_is_described_and_promises_problems(api: Api) -> None:
         ("/v1/handovers/{era}", "get"),
         ("/v1/candidates/{address}", "get"),
         ("/v1/events", "get"),
+        ("/v1/policies/{name}", "get"),
+        ("/v1/roles/{role}", "get"),
         ("/v1/service-files/{file_hash}", "put"),
         ("/v1/service-files/{file_hash}", "get"),
         ("/v1/address-records", "put"),

@@ -18,6 +18,7 @@ import uvicorn
 from starlette.requests import Request
 from starlette.responses import Response
 
+from blockcloud.api.policies import rules_of
 from blockcloud.primitives import codec
 from blockcloud.primitives.addresses import parse_address
 from blockcloud.primitives.amounts import GENESIS_SUPPLY_MICRO_BLOC
@@ -205,6 +206,9 @@ class Node:
             case "GET", ["transactions", identifier]:
                 receipt = chain.receipt(bytes.fromhex(identifier))
                 return as_json(view(receipt)) if receipt else not_found()
+            case "GET", ["policies", name]:
+                rules = rules_of(chain, name)
+                return Response(codec.encode(rules)) if rules else not_found()
             case "PUT", ["service-files", _]:
                 table.put_file(await request.body(), chain.is_announced)
                 return Response(status_code=204)

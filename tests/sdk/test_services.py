@@ -35,7 +35,8 @@ async def home(tmp_path: Path) -> AsyncIterator[Path]:
         (path / "genesis.json").write_text(api.net.genesis.to_json(), encoding="utf-8")
         OWNER.save(path / "keys" / "account.pem")
         async with open_client(path) as client:
-            await client.preorder_and_register(OWNER, NAME)
+            receipt = await client.preorder_and_register(OWNER, NAME)
+            await client.name(NAME, at_least_height=receipt.height)  # proven, or it is nobody's yet
         yield path
 
 

@@ -28,6 +28,7 @@ from blockcloud.service_access.frames import (
     encode_frame,
     encode_handshake,
 )
+from blockcloud.service_access.handshake import HANDSHAKE_MESSAGE_BYTES
 
 NUMBERS = st.integers(0, 2**62)
 ADDRESSES = st.lists(
@@ -91,9 +92,11 @@ def test_largest_frames() -> None:
 
 def test_before_authentication_frames_are_small() -> None:
     parser = decoder(authenticated=False)
-    parser.feed(encode_handshake(Kind.HELLO, bytes(2_048)))
-    assert parser.next() == HandshakeFrame(Kind.HELLO, bytes(2_048))
-    parser.feed(encode_handshake(Kind.HELLO, bytes(2_049))[:4])  # the header alone is enough to refuse
+    parser.feed(encode_handshake(Kind.HELLO, bytes(HANDSHAKE_MESSAGE_BYTES)))
+    assert parser.next() == HandshakeFrame(Kind.HELLO, bytes(HANDSHAKE_MESSAGE_BYTES))
+    parser.feed(
+        encode_handshake(Kind.HELLO, bytes(HANDSHAKE_MESSAGE_BYTES + 1))[:4]
+    )  # the header alone is enough to refuse
     with pytest.raises(Oversized):
         parser.next()
 

@@ -12,6 +12,7 @@ from blockcloud.primitives.codec import decode, encode
 from blockcloud.primitives.errors import BadSignature, Malformed, NonCanonical, Oversized, PeerFault, WrongKey
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.service_access.handshake import (
+    HANDSHAKE_MESSAGE_BYTES,
     BadConfirmation,
     Finish,
     Hello,
@@ -157,7 +158,7 @@ def test_unusable_exchange_key() -> None:
 
 def test_oversized_and_not_canonical() -> None:
     with pytest.raises(Oversized):
-        responder().receive_hello(bytes(2_049))
+        responder().receive_hello(bytes(HANDSHAKE_MESSAGE_BYTES + 1))
     hello = initiator().hello()
     assert hello[1] == 1  # the version, as a fixint; the same number in two bytes is another encoding of it
     with pytest.raises(NonCanonical):

@@ -18,7 +18,7 @@ from blockcloud.service_access import tls
 from blockcloud.service_access.connector import Connector
 from blockcloud.service_access.errors import AccessDenied, SessionEnded, SessionLost, SessionReset
 from blockcloud.service_access.frames import Kind, Ping, Resume, Rst, encode_frame, encode_handshake
-from blockcloud.service_access.handshake import Initiator
+from blockcloud.service_access.handshake import HANDSHAKE_MESSAGE_BYTES, Initiator
 from blockcloud.service_access.links import dial
 from blockcloud.service_access.listener import connect
 from blockcloud.service_access.resolution import NoInstances, UnknownName
@@ -301,7 +301,7 @@ async def test_garbage_on_the_port_changes_nothing(world: World) -> None:
         encode_frame(Ping(1)): "unexpected_frame",
         encode_handshake(Kind.HELLO, b"\x00" * 50): "malformed",
         encode_handshake(Kind.HELLO, initiator.hello()): "unknown_target",
-        (Kind.HELLO << 24 | 3_000).to_bytes(4, "big"): "oversized",
+        (Kind.HELLO << 24 | HANDSHAKE_MESSAGE_BYTES + 1).to_bytes(4, "big"): "oversized",
         encode_frame(Resume(bytes(16), 2, bytes(32))): "unknown_session",
         encode_frame(Resume(session_id, 0, bytes(32))): "fenced_link",
     }

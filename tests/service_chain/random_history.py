@@ -18,13 +18,17 @@ from blockcloud.service_chain.operations import (
     CallContract,
     CloseLane,
     Deploy,
+    GrantRole,
     OpenLane,
     Operation,
     Preorder,
     Register,
     RemoveInstance,
     RenewName,
+    RevokeGrant,
     RevokeName,
+    RevokeRole,
+    SetPolicy,
     Transfer,
     TransferName,
     UpdateName,
@@ -53,6 +57,12 @@ CONTRACT = module(
       (i32.const 33) (i64.div_u (call $balance) (i64.const 3)) (i32.const 0) (i32.const 0))))
     (func (export "loop") (loop $l (br $l)))"""
 )
+POLICIES = [
+    "",
+    "permit(principal, action, resource);",
+    'permit(principal in Role::"b", action, resource);',
+    'permit(principal in Team::"b", action, resource);',
+]
 HASHES = [b"", bytes([1]) * 32, bytes([2]) * 32]
 
 
@@ -117,6 +127,10 @@ class RandomHistory:
             TransferName(name, other),
             RenewName(name),
             RevokeName(name),
+            SetPolicy(name, choose(POLICIES)),
+            GrantRole(name, other),
+            RevokeRole(name, other),
+            RevokeGrant(name, choose(HASHES), choose([0, 2**40])),
         ]
         endpoint = AnnounceEndpoint("http://127.0.0.1:9")
         kind, record = self.source.randrange(11), chain.name(name)

@@ -13,6 +13,8 @@ import uvloop
 from blockcloud.api.server import ApiServer, build_app
 from blockcloud.node.config import NodeConfig, read_config
 from blockcloud.node.logging import set_up_logging
+from blockcloud.node.memory import limit_arenas
+from blockcloud.node.policy_engine import require_policy_engine
 from blockcloud.node.validator import Validator
 from blockcloud.primitives.keys import SigningKey, self_test
 from blockcloud.sdk.home import read_genesis
@@ -26,8 +28,10 @@ def run_node(home: Path) -> None:
     Diverged when the node must not go on."""
     config = read_config(home)
     set_up_logging(config.log_level)
+    limit_arenas()
     self_test()
     genesis = read_genesis(config.genesis_path)
+    require_policy_engine(genesis)
     key = SigningKey.load(config.key_path)
     # Blocks and receipts are freed by reference counting; a full collection over a million live objects would
     # stop the loop for longer than a level takes.

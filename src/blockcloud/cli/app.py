@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import typer
 
 from blockcloud import __version__
-from blockcloud.cli import account, chain, contract, devnet, doctor, labs, name, node, service, trust, validator
+from blockcloud.cli import account, chain, contract, devnet, doctor, labs, name, node, policy, service, trust, validator
 from blockcloud.cli.context import GLOBAL_FLAGS, GLOBAL_OPTIONS, options
 from blockcloud.cli.output import EXIT_FAILURE, exit_code, say, show_bug, show_error, show_system_error
 from blockcloud.primitives.errors import BlockCloudError
@@ -32,8 +32,11 @@ GROUPS: Final = (
     (trust, "trust"),
     (contract, "contract"),
 )
+GROUPS_OF_ACCESS: Final = ((policy.app, "policy"), (policy.grant, "grant"), (policy.role, "role"))
 for group, group_name in GROUPS:
     app.add_typer(group.app, name=group_name)
+for typer_app, group_name in GROUPS_OF_ACCESS:
+    app.add_typer(typer_app, name=group_name)
 chain.register(app)
 service.register(app)
 doctor.register(app)

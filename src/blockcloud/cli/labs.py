@@ -178,6 +178,16 @@ def bench_contracts(
     show(run(calls=calls), as_json=options.as_json)
 
 
+@bench.command("policy")
+def bench_policy(
+    decisions: Annotated[int, typer.Option(help="Decisions of each kind.")] = 5_000,
+) -> None:
+    """Time of a decision on who may connect: by role, with many rules, with a grant; and of binding a policy."""
+    from blockcloud.bench.policy import run
+
+    show(run(decisions=decisions), as_json=options.as_json)
+
+
 @bench.command("finality")
 def bench_finality(
     validators: Annotated[str, typer.Option(help="Committee sizes, separated by commas.")] = "4,10,40,100",

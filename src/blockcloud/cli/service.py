@@ -17,7 +17,10 @@ from blockcloud.primitives.errors import BadConfiguration, Unreachable
 from blockcloud.primitives.names import parse_name
 
 if TYPE_CHECKING:
+    from blockcloud.primitives.keys import SigningKey
+    from blockcloud.service_access.admission import Credentials
     from blockcloud.service_access.endpoint import ServiceEndpoint
+    from blockcloud.service_access.listener import Listener
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:0"
 FORWARD: Final = "forward"
@@ -85,13 +88,19 @@ async def _publish(name: str, server: tuple[str, int], place: tuple[str, int], t
 
     here, to = home(), f"{server[0]}:{server[1]}"
     instance = here.instance_key()
+    served: list[Listener] = []
+
+    def status() -> dict[str, Any]:
+        return {"name": name, "to": to, "decisions": dict(served[0].decisions) if served else {}}
+
     async with ServiceEndpoint(instance) as endpoint:
         await _listening(endpoint.start(*place))
         # The control socket first: a second publish of the name from this home is refused before it announces.
         async with (
-            _Control(endpoint, f"publish-{name}", lambda: {"name": name, "to": to}) as control,
+            _Control(endpoint, f"publish-{name}", status) as control,
             listen(name, home=here, key=options.key, api=options.api, endpoint=endpoint, title=title) as listener,
         ):
+            served.append(listener)
             _ready(name, endpoint, control.path, name, instance=instance.public.hex(), to=to)
             await pass_on(listener, server)
 
@@ -102,22 +111,34 @@ def forward(
     source: Annotated[str, typer.Option("--from", help="HOST:PORT of this side's own service-access endpoint.")] = (
         DEFAULT_ADDRESS
     ),
+    identity: Annotated[
+        Path | None, typer.Option("--as", help="Key file to connect as, where a policy asks who you are.")
+    ] = None,
+    role: Annotated[str, typer.Option(help="Role to act in.")] = "",
+    grant: Annotated[Path | None, typer.Option("--grant", help="File with a grant for the service.")] = None,
 ) -> None:
     """Give unmodified TCP clients a local port that leads to a service, until stopped."""
-    place, own = address_argument(listen), address_argument(source)
-    _serve_until_stopped(_forward(parse_name(name), place, own))
-
-
-async def _forward(name: str, place: tuple[str, int], own: tuple[str, int]) -> None:
+    from blockcloud.cli.policy import read_grant
     from blockcloud.primitives.keys import SigningKey
+    from blockcloud.service_access.admission import Credentials
+
+    place, own = address_argument(listen), address_argument(source)
+    key = SigningKey.load(identity) if identity is not None else SigningKey.generate()
+    credentials = Credentials(parse_name(role) if role else "", read_grant(grant) if grant is not None else b"")
+    _serve_until_stopped(_forward(parse_name(name), place, own, key, credentials))
+
+
+async def _forward(
+    name: str, place: tuple[str, int], own: tuple[str, int], key: SigningKey, credentials: Credentials
+) -> None:
     from blockcloud.sdk import ChainResolver
     from blockcloud.service_access.connector import Connector
     from blockcloud.service_access.endpoint import ServiceEndpoint
     from blockcloud.service_access.forward import Forwarder
 
-    async with open_client() as client, ServiceEndpoint(SigningKey.generate()) as endpoint:
+    async with open_client() as client, ServiceEndpoint(key) as endpoint:
         await _listening(endpoint.start(*own))
-        forwarder = Forwarder(name, Connector(endpoint, ChainResolver(client)))
+        forwarder = Forwarder(name, Connector(endpoint, ChainResolver(client), credentials))
         host, port = await _listening(forwarder.start(*place))
 
         def status() -> dict[str, Any]:

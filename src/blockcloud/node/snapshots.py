@@ -18,6 +18,7 @@ import structlog
 
 from blockcloud.node.applying import Applier, SharedChain
 from blockcloud.node.ledger_tables import LedgerTables
+from blockcloud.node.memory import give_back_memory
 from blockcloud.node.snapshot_files import KEPT, SnapshotWriter, StoredSnapshot, drop_snapshot, stored_snapshots
 from blockcloud.primitives import codec
 from blockcloud.primitives.errors import BlockCloudError
@@ -79,7 +80,7 @@ class Snapshots:
             or any(one.era >= plan.era for one in self._stored.values())
         ):
             return
-        self._thread = threading.Thread(target=self._write, args=(plan,), name="snapshot", daemon=True)
+        self._thread = threading.Thread(target=self._write_and_tidy, args=(plan,), name="snapshot", daemon=True)
         self._thread.start()
 
     def add(self, snapshot: StoredSnapshot) -> None:
@@ -148,6 +149,12 @@ class Snapshots:
         return manifest.era == snapshot.era and len(manifest.parts) == snapshot.chunks
 
     # The thread
+
+    def _write_and_tidy(self, plan: EraPlan) -> None:
+        try:
+            self._write(plan)
+        finally:
+            give_back_memory()
 
     def _write(self, plan: EraPlan) -> None:
         began = time.monotonic()

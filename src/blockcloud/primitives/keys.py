@@ -102,6 +102,10 @@ class SigningKey:
         """Signature (64 bytes) over a structure of a published standard, which must separate its own domain (COSE)."""
         return crypto_sign(message, self._secret)[:SIGNATURE_BYTES]
 
+    def seed(self) -> bytes:
+        """The secret itself (32 bytes), for a library that must sign a published format by itself (Biscuit)."""
+        return self._secret[:SEED_BYTES]
+
     def __repr__(self) -> str:
         return f"SigningKey(public={self.public.hex()[:16]}...)"
 

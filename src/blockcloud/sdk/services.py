@@ -19,14 +19,18 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Final
 
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.primitives.names import parse_name
 from blockcloud.sdk.client import AsyncClient
+from blockcloud.sdk.decision_log import DecisionLog
 from blockcloud.sdk.home import Home
+from blockcloud.sdk.policy_gate import PolicyGate
 from blockcloud.sdk.publishing import authorise_instance
 from blockcloud.sdk.resolver import ChainResolver, HttpAnnouncer
 from blockcloud.sdk.trust_store import TrustStore
+from blockcloud.service_access.admission import Credentials
 from blockcloud.service_access.announce import DEFAULT_LEASE_S
 from blockcloud.service_access.connector import CONNECT_TIMEOUT_MS, Connector
 from blockcloud.service_access.endpoint import ServiceEndpoint
@@ -37,6 +41,8 @@ from blockcloud.service_access.session import SessionParameters
 from blockcloud.service_access.stream import Session
 
 Place = str | Path | Home | None
+DECISIONS_FOLDER: Final = "decisions"
+
 OwnerKey = str | Path | SigningKey | None
 
 
@@ -67,6 +73,7 @@ async def listen(
 ) -> AsyncIterator[Listener]:
     """Serve `name` from the instance of `home` at `address`; leaving the block withdraws it.
 
+    Who may connect is what the policy bound to the name says; each decision is logged in the home's `decisions` folder.
     The first time, the name's owner must say so to the ledger: `key` (a file or a key, default: see `Home.key_path`)
     signs, and `title` goes into the service file if the name has none yet. Later, no owner's key is needed. `endpoint`
     is one that listens already, for those who have a use for it beside this. Raises BadConfiguration, UnknownName,
@@ -80,16 +87,23 @@ async def listen(
 
     async with open_client(folder, api=api) as client:
         file_hash = await authorise_instance(client, name, instance.public, load_owner, title=title or name)
-        async with listen_at(
-            name,
-            instance,
-            announcer=HttpAnnouncer(client),
-            address=address,
-            endpoint=endpoint,
-            parameters=parameters,
-            lease_s=lease_s,
-            service_file_hash=file_hash,
-        ) as listener:
+        decisions = DecisionLog(folder.path / DECISIONS_FOLDER / f"{name}.jsonl")
+        gate = PolicyGate(client, name, decisions=decisions)
+        async with (
+            gate,
+            listen_at(
+                name,
+                instance,
+                announcer=HttpAnnouncer(client),
+                address=address,
+                endpoint=endpoint,
+                parameters=parameters,
+                lease_s=lease_s,
+                service_file_hash=file_hash,
+                gate=gate,
+            ) as listener,
+        ):
+            listener.decisions = decisions.counts
             yield listener
 
 
@@ -102,10 +116,13 @@ async def connect(
     address: Address | None = None,
     timeout_ms: float = CONNECT_TIMEOUT_MS,
     parameters: SessionParameters | None = None,
+    role: str = "",
+    grant: bytes = b"",
 ) -> Session:
     """A session with the best instance of `name` that proves to be one, within `timeout_ms`.
 
-    `identity` is the key that this side shows (default: a new one). With `address` this side listens there, so that a
+    `identity` is the key that this side shows (default: a new one), which a policy may ask for, as for a
+    `role` to act in and a `grant` (`grants.parse_grant`). With `address` this side listens there, so that a
     provider that moves can dial it, which is quicker than being told; without, it is told over the session. What the
     session needs goes when the session ends. Raises as `Connector.connect`, and BadConfiguration.
     """
@@ -116,7 +133,9 @@ async def connect(
         stack.push_async_callback(endpoint.close)
         if address is not None:
             await endpoint.start(*address)
-        session = await Connector(endpoint, ChainResolver(client)).connect(name, timeout_ms=timeout_ms)
+        session = await Connector(endpoint, ChainResolver(client), Credentials(role, grant)).connect(
+            name, timeout_ms=timeout_ms
+        )
         endpoint.follow(session, stack.pop_all())
         return session
 

@@ -15,6 +15,7 @@ from typing import Final
 
 from blockcloud.primitives.errors import BadSignature, BlockCloudError, TimedOut, Unreachable, WrongKey
 from blockcloud.primitives.names import parse_name
+from blockcloud.service_access.admission import NO_CREDENTIALS, Credentials, PolicyDenied
 from blockcloud.service_access.endpoint import ServiceEndpoint
 from blockcloud.service_access.errors import AccessDenied
 from blockcloud.service_access.frames import Address
@@ -33,9 +34,12 @@ PROTOCOL: Final = "tls"
 
 
 class Connector:
-    """Begins sessions by name over `endpoint`. Remembers how long instances took to answer."""
+    """Begins sessions by name over `endpoint`, with `credentials`. Remembers how long instances took to answer."""
 
-    def __init__(self, endpoint: ServiceEndpoint, resolver: Resolver) -> None:
+    def __init__(
+        self, endpoint: ServiceEndpoint, resolver: Resolver, credentials: Credentials = NO_CREDENTIALS
+    ) -> None:
+        self.credentials = credentials
         self._endpoint = endpoint
         self._resolver = resolver
         self._measured: OrderedDict[bytes, float] = OrderedDict()
@@ -45,8 +49,8 @@ class Connector:
     async def connect(self, name: str, *, timeout_ms: float = CONNECT_TIMEOUT_MS) -> Session:
         """A session with an instance of `name`.
 
-        Raises InvalidName, AccessDenied, whatever the resolver raises, NoInstances, WrongKey or BadSignature (whoever
-        answers is not the service), Unreachable, TimedOut.
+        Raises InvalidName, AccessDenied, PolicyDenied, whatever the resolver raises, NoInstances, WrongKey or
+        BadSignature (whoever answers is not the service), Unreachable, TimedOut.
         """
         parse_name(name)
         try:
@@ -124,7 +128,11 @@ class Connector:
         for address in addresses:
             try:
                 session = await self._endpoint.open(
-                    resolution.name, address, resolution.instance_keys, timeout_ms=DIAL_TIMEOUT_MS
+                    resolution.name,
+                    address,
+                    resolution.instance_keys,
+                    timeout_ms=DIAL_TIMEOUT_MS,
+                    credentials=self.credentials,
                 )
             except BlockCloudError as error:
                 last = error
@@ -169,9 +177,9 @@ def _as_error(error: BaseException | None) -> BlockCloudError:
 
 
 def _worst(errors: list[BlockCloudError], name: str) -> BlockCloudError:
-    """What to tell: an impostor before anything else, then the last reason."""
+    """What to tell: an impostor or a refusal by policy before anything else, then the last reason."""
     for error in errors:
-        if isinstance(error, WrongKey | BadSignature):
+        if isinstance(error, WrongKey | BadSignature | PolicyDenied):
             return error
     if len(errors) == 1:
         return errors[0]

@@ -21,8 +21,15 @@ import structlog
 from blockcloud.primitives.codec import Struct, decode, encode
 from blockcloud.primitives.errors import BlockCloudError, Busy, Malformed, PeerFault, TimedOut, Unreachable
 from blockcloud.primitives.keys import SigningKey
-from blockcloud.primitives.limits import HALF_OPEN_HANDSHAKES, HANDSHAKE_SECONDS, MOVED_ADDRESSES, SESSIONS
+from blockcloud.primitives.limits import HALF_OPEN_HANDSHAKES, HANDSHAKE_SECONDS, MOVED_ADDRESSES, NAME_BYTES, SESSIONS
 from blockcloud.service_access import tls
+from blockcloud.service_access.admission import (
+    NO_CREDENTIALS,
+    AccessRequest,
+    Credentials,
+    Gate,
+    PolicyDenied,
+)
 from blockcloud.service_access.errors import (
     AlreadyListening,
     SessionEnded,
@@ -35,6 +42,7 @@ from blockcloud.service_access.frames import (
     RESUME_NONCE_BYTES,
     SESSION_ID_BYTES,
     Address,
+    Admitted,
     Challenge,
     HandshakeFrame,
     Kind,
@@ -42,6 +50,7 @@ from blockcloud.service_access.frames import (
     Resume,
     Rst,
     check_addresses,
+    encode_frame,
     encode_handshake,
 )
 from blockcloud.service_access.handshake import HANDSHAKE_PAYLOAD_BYTES, RANDOMNESS_BYTES, Initiator, Responder
@@ -63,10 +72,14 @@ log = structlog.get_logger(__name__)
 
 
 class SessionHello(Struct, frozen=True):
-    """What each side adds to the handshake: how much it takes unacknowledged, and where it can be dialled."""
+    """What each side adds to the handshake: how much it takes unacknowledged, and where it can be dialled. A provider
+    says whether it will answer with ADMITTED, because a policy is bound; a consumer adds its credentials."""
 
     window: int
     addresses: tuple[Address, ...]
+    guarded: bool = False
+    role: str = ""
+    grant: bytes = b""
 
 
 def _read_hello(payload: bytes) -> SessionHello:
@@ -74,6 +87,8 @@ def _read_hello(payload: bytes) -> SessionHello:
     check_addresses(hello.addresses)
     if not 1 <= hello.window <= WINDOW_BYTES_MAX:
         raise Malformed("window of a session is out of range", window=hello.window)
+    if len(hello.role) > NAME_BYTES:
+        raise Malformed("a role is a name", characters=len(hello.role))
     return hello
 
 
@@ -81,8 +96,20 @@ def _session_id(secret: bytes) -> bytes:
     return hmac.digest(secret, b"blockcloud/session-id/v1", "sha256")[:SESSION_ID_BYTES]
 
 
-def _refusal(frame: Rst) -> SessionReset:
+def _refusal(frame: Rst) -> BlockCloudError:
+    if frame.code == PolicyDenied.code:
+        return PolicyDenied(frame.reason)
     return SessionReset(f"the peer refused: {frame.reason}", reset_code=frame.code)
+
+
+async def _admitted(link: Link, timeout_ms: float) -> None:
+    """Wait until the provider lets us in. Raises PolicyDenied, SessionReset, UnexpectedFrame, TimedOut."""
+    async with time_limit(timeout_ms, "the provider did not say whether it lets us in"):
+        answer = await link.next_frame()
+    if isinstance(answer, Rst):
+        raise _refusal(answer)
+    if not isinstance(answer, Admitted):
+        raise UnexpectedFrame("ADMITTED was expected", frame=type(answer).__name__)
 
 
 class ServiceEndpoint:
@@ -106,6 +133,7 @@ class ServiceEndpoint:
         self.sessions: dict[bytes, Session] = {}
         self.moved: list[Callable[[], None]] = []  # called after the endpoint has a new address
         self._names: dict[str, tuple[SigningKey, asyncio.Queue[Session], int]] = {}
+        self._gates: dict[str, Gate] = {}
         self._server: tuple[ssl.SSLContext, bytes] | None = None  # made by the first listener
         self._client_context = tls.client_context()
         self._listener: socket.socket | None = None
@@ -172,18 +200,22 @@ class ServiceEndpoint:
 
     # --- names ------------------------------------------------------------------------------------------------------
 
-    def bind_name(self, name: str, key: SigningKey) -> asyncio.Queue[Session]:
-        """Answer for `name` with `key`: the queue of accepted sessions. Raises AlreadyListening, InvalidName."""
+    def bind_name(self, name: str, key: SigningKey, gate: Gate | None = None) -> asyncio.Queue[Session]:
+        """Answer for `name` with `key`: the queue of accepted sessions. `gate` decides who is let in, None lets
+        everybody in. Raises AlreadyListening, InvalidName."""
         if name in self._names:
             raise AlreadyListening(name=name)
         queue: asyncio.Queue[Session] = asyncio.Queue(ACCEPT_QUEUE)
         number = self.table.add(Rule(name, Action.DEMUX), self.now_ms())
         self._names[name] = key, queue, number
+        if gate is not None:
+            self._gates[name] = gate
         return queue
 
     def unbind_name(self, name: str) -> None:
         """Answer for `name` no more; sessions go on."""
         _, _, number = self._names.pop(name)
+        self._gates.pop(name, None)
         self.table.remove(number, self.now_ms())
 
     def _key_for(self, name: str) -> SigningKey | None:
@@ -247,7 +279,9 @@ class ServiceEndpoint:
             raise
 
     async def _serve_hello(self, link: Link, first: HandshakeFrame, certificate_hash: bytes) -> None:
-        payload = encode(SessionHello(self.parameters.buffer_bytes, self.addresses))
+        # Said before the name is known, so it is about all names of the endpoint.
+        guarded = any(gate.active for gate in self._gates.values())
+        payload = encode(SessionHello(self.parameters.buffer_bytes, self.addresses, guarded))
         responder = Responder(
             keys=self._key_for,
             purpose=PURPOSE,
@@ -266,10 +300,17 @@ class ServiceEndpoint:
         if bound is None or bound[1].full():
             raise TooMany("the service takes no more sessions now", name=responder.target)
         hello = _read_hello(responder.peer_payload)
-        session = self._new_session(
-            Role.RESPONDER, responder.secret, hello, name=responder.target, peer_key=responder.peer_key
-        )
+        name, key = responder.target, responder.peer_key
+        gate = self._gates.get(name)
+        request = AccessRequest(name, key, link.peer_host(), hello.role, hello.grant)
+        if gate is not None:
+            gate.admit(request)
+        session = self._new_session(Role.RESPONDER, responder.secret, hello, name=name, peer_key=key)
         bound[1].put_nowait(session)
+        if guarded:
+            link.send(encode_frame(Admitted(gate.digest if gate is not None else b"")))
+        if gate is not None:
+            gate.opened(request, session)
         session.adopt(link, 0)
 
     async def _serve_resume(self, link: Link, first: Resume, certificate_hash: bytes) -> None:
@@ -301,10 +342,18 @@ class ServiceEndpoint:
 
     # --- links that go out ------------------------------------------------------------------------------------------
 
-    async def open(self, name: str, address: Address, expected: Collection[bytes], *, timeout_ms: float) -> Session:
+    async def open(
+        self,
+        name: str,
+        address: Address,
+        expected: Collection[bytes],
+        *,
+        timeout_ms: float,
+        credentials: Credentials = NO_CREDENTIALS,
+    ) -> Session:
         """Begin a session with whoever answers for `name` at `address` and holds one of the keys `expected`.
 
-        Raises WrongKey, BadSignature and other PeerFaults, SessionReset (refused), Unreachable, TimedOut.
+        Raises PolicyDenied, WrongKey, BadSignature and other PeerFaults, SessionReset (refused), Unreachable, TimedOut.
         """
         if len(self.sessions) >= SESSIONS:
             raise Busy("as many sessions as there may be", retry_after_ms=1_000, limit=SESSIONS)
@@ -316,7 +365,14 @@ class ServiceEndpoint:
                 target=name,
                 expected=expected,
                 randomness=os.urandom(RANDOMNESS_BYTES),
-                payload=encode(SessionHello(self.parameters.buffer_bytes, self.addresses)),
+                payload=encode(
+                    SessionHello(
+                        self.parameters.buffer_bytes,
+                        self.addresses,
+                        role=credentials.role,
+                        grant=credentials.grant,
+                    )
+                ),
             )
             link.send(encode_handshake(Kind.HELLO, initiator.hello()))
             async with time_limit(timeout_ms, "the peer did not finish its handshake"):
@@ -327,10 +383,12 @@ class ServiceEndpoint:
                 raise UnexpectedFrame("REPLY was expected", frame=type(reply).__name__)
             finish = initiator.receive(reply.message, link.peer_certificate_hash())
             hello = _read_hello(initiator.peer_payload)
+            link.send(encode_handshake(Kind.FINISH, finish))
+            if hello.guarded:
+                await _admitted(link, timeout_ms)
         except BaseException:
             link.abort()
             raise
-        link.send(encode_handshake(Kind.FINISH, finish))
         addresses = (address, *(each for each in hello.addresses if each != address))[:MOVED_ADDRESSES]
         hello = SessionHello(hello.window, addresses)
         session = self._new_session(Role.INITIATOR, initiator.secret, hello, name=name, peer_key=initiator.peer_key)

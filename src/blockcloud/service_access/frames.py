@@ -2,7 +2,7 @@
 
 A frame is a 32-bit big-endian word (kind in the top 8 bits, length of the rest in the lower 24) and its body. DATA has
 a 64-bit offset and raw bytes, because it is the hot path; every other body is the canonical encoding of a struct. The
-length is checked against the limit of the moment before anything is kept for it: 2 KiB until the peer has proven who it
+length is checked against the limit of the moment before anything is kept for it: 4 KiB until the peer has proven who it
 is, then 64 KiB of data.
 """
 
@@ -45,6 +45,7 @@ class Kind(IntEnum):
     RESUME = 4
     CHALLENGE = 5
     PROOF = 6
+    ADMITTED = 7
     DATA = 16
     ACK = 17
     PING = 18
@@ -110,6 +111,13 @@ class Rst(Struct, frozen=True):
     reason: str
 
 
+class Admitted(Struct, frozen=True):
+    """The provider lets the consumer in; the first frame after FINISH where a policy is bound. `policy`: its digest,
+    empty if it was removed meanwhile."""
+
+    policy: bytes
+
+
 class Resume(Struct, frozen=True):
     """First frame of a link that takes over a session. `counter` is higher than that of any link before."""
 
@@ -135,7 +143,7 @@ class Proof(Struct, frozen=True):
     mac: bytes
 
 
-Frame: TypeAlias = HandshakeFrame | Data | Ack | Ping | Pong | Moved | Fin | Rst | Resume | Challenge | Proof
+Frame: TypeAlias = HandshakeFrame | Data | Ack | Ping | Pong | Moved | Fin | Rst | Resume | Challenge | Proof | Admitted
 
 _STRUCTS: Final[dict[Kind, type[Struct]]] = {
     Kind.ACK: Ack,
@@ -147,6 +155,7 @@ _STRUCTS: Final[dict[Kind, type[Struct]]] = {
     Kind.RESUME: Resume,
     Kind.CHALLENGE: Challenge,
     Kind.PROOF: Proof,
+    Kind.ADMITTED: Admitted,
 }
 _KINDS: Final = {shape: kind for kind, shape in _STRUCTS.items()}
 _KNOWN: Final[dict[int, Kind]] = {int(kind): kind for kind in Kind}
@@ -187,6 +196,9 @@ def _check(frame: Struct) -> None:
         case Rst(code=code, reason=reason):
             if len(code.encode()) + len(reason.encode()) > RESET_TEXT_BYTES:
                 raise Malformed("the reason of a reset is too long")
+        case Admitted(policy=policy):
+            if len(policy) not in (0, MAC_BYTES):
+                raise Malformed("a policy's digest has the wrong length")
         case Resume(session_id=session_id, counter=counter, nonce=nonce):
             _check_range(counter)
             if len(session_id) != SESSION_ID_BYTES or len(nonce) != RESUME_NONCE_BYTES:

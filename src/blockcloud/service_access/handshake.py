@@ -29,8 +29,8 @@ from blockcloud.primitives.hashes import DIGEST_BYTES, tagged_hash
 from blockcloud.primitives.keys import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, SigningKey, verify
 from blockcloud.primitives.limits import NAME_BYTES
 
-HANDSHAKE_MESSAGE_BYTES: Final = 2_048
-HANDSHAKE_PAYLOAD_BYTES: Final = 1_024
+HANDSHAKE_MESSAGE_BYTES: Final = 4_096
+HANDSHAKE_PAYLOAD_BYTES: Final = 3_072  # a grant has up to 2,048
 HANDSHAKE_VERSION: Final = 1
 NONCE_BYTES: Final = 32
 RANDOMNESS_BYTES: Final = NONCE_BYTES + 32

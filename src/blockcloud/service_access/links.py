@@ -150,6 +150,11 @@ class Link(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def peer_host(self) -> str:
+        """The address that the peer's packets come from; empty if there is no connection."""
+        peer: Any = self._transport.get_extra_info("peername") if self._transport is not None else None
+        return str(peer[0]) if peer else ""
+
     def peer_certificate_hash(self) -> bytes:
         """SHA-256 of the certificate of the TLS server at the other end."""
         tls: Any = self._transport.get_extra_info("ssl_object") if self._transport is not None else None

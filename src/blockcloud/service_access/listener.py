@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator
 
 from blockcloud.primitives.errors import BlockCloudError
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.primitives.names import parse_name
+from blockcloud.service_access.admission import NO_CREDENTIALS, Credentials, Gate
 from blockcloud.service_access.announce import DEFAULT_LEASE_S, AddressAnnouncer
 from blockcloud.service_access.connector import CONNECT_TIMEOUT_MS, Connector
 from blockcloud.service_access.endpoint import ServiceEndpoint
@@ -34,6 +36,7 @@ class Listener:
         self.name = name
         self.endpoint = endpoint
         self._queue = queue
+        self.decisions: Counter[str] = Counter()  # "allowed" and "denied", where a gate counts them
 
     @property
     def addresses(self) -> tuple[Address, ...]:
@@ -66,18 +69,19 @@ async def listen(
     parameters: SessionParameters | None = None,
     lease_s: int = DEFAULT_LEASE_S,
     service_file_hash: bytes = b"",
+    gate: Gate | None = None,
 ) -> AsyncIterator[Listener]:
     """Serve `name` with the instance key `key` (which the name's owner has put on the ledger).
 
     Without `endpoint` a new one listens at `address` and is closed at the end. With `announcer` the address is
-    announced now, at half of every lease, and after every move.
+    announced now, at half of every lease, and after every move. `gate` decides who is let in (None: everybody).
     """
     parse_name(name)
     async with contextlib.AsyncExitStack() as stack:
         if endpoint is None:
             endpoint = await stack.enter_async_context(ServiceEndpoint(key, parameters=parameters))
             await endpoint.start(*address)
-        queue = endpoint.bind_name(name, key)
+        queue = endpoint.bind_name(name, key, gate)
         stack.callback(endpoint.unbind_name, name)
         if announcer is not None:
             own = endpoint
@@ -104,6 +108,7 @@ async def connect(
     endpoint: ServiceEndpoint | None = None,
     timeout_ms: float = CONNECT_TIMEOUT_MS,
     parameters: SessionParameters | None = None,
+    credentials: Credentials = NO_CREDENTIALS,
 ) -> Session:
     """A session with the best instance of `name`; errors as `Connector.connect`.
 
@@ -112,7 +117,7 @@ async def connect(
     """
     own = endpoint or ServiceEndpoint(key or SigningKey.generate(), parameters=parameters)
     try:
-        session = await Connector(own, resolver).connect(name, timeout_ms=timeout_ms)
+        session = await Connector(own, resolver, credentials).connect(name, timeout_ms=timeout_ms)
     except BlockCloudError:
         if endpoint is None:
             await own.close()

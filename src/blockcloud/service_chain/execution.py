@@ -44,6 +44,7 @@ from blockcloud.service_chain.operations import (
     CallContract,
     CloseLane,
     Deploy,
+    GrantRole,
     OpenLane,
     Preorder,
     Ready,
@@ -54,7 +55,10 @@ from blockcloud.service_chain.operations import (
     ReportConflict,
     ReportEquivocation,
     Reveal,
+    RevokeGrant,
     RevokeName,
+    RevokeRole,
+    SetPolicy,
     StakeResources,
     Transfer,
     TransferName,
@@ -62,6 +66,12 @@ from blockcloud.service_chain.operations import (
     Unjail,
     UpdateName,
     Withdraw,
+)
+from blockcloud.service_chain.policies import (
+    apply_grant_role,
+    apply_revoke_grant,
+    apply_revoke_role,
+    apply_set_policy,
 )
 from blockcloud.service_chain.records import Account, Lane
 from blockcloud.service_chain.rejections import (
@@ -117,6 +127,10 @@ RULES: Final[Mapping[type, Rule]] = {
     ReportConflict: apply_report_conflict,
     Deploy: apply_deploy,
     CallContract: apply_call,
+    SetPolicy: apply_set_policy,
+    GrantRole: apply_grant_role,
+    RevokeRole: apply_revoke_role,
+    RevokeGrant: apply_revoke_grant,
 }
 _NOBODY: Final = Account(0)
 

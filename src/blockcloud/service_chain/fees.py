@@ -20,6 +20,7 @@ from blockcloud.service_chain.operations import (
     CallContract,
     CloseLane,
     Deploy,
+    GrantRole,
     OpenLane,
     Preorder,
     Ready,
@@ -30,7 +31,10 @@ from blockcloud.service_chain.operations import (
     ReportConflict,
     ReportEquivocation,
     Reveal,
+    RevokeGrant,
     RevokeName,
+    RevokeRole,
+    SetPolicy,
     StakeResources,
     Transfer,
     TransferName,
@@ -73,6 +77,12 @@ OPERATION_WEIGHTS: Final[Mapping[type, int]] = {
     # And their fuel (`fuel_weight`).
     Deploy: 32,
     CallContract: 8,
+    # Cedar parses and checks the text.
+    SetPolicy: 64,
+    # Rewrites the list of members, up to 35 KB.
+    GrantRole: 16,
+    RevokeRole: 16,
+    RevokeGrant: 16,
 }
 FUELLED: Final = frozenset((Deploy, CallContract))
 STEP_DIVISOR: Final = 8

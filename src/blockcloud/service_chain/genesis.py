@@ -150,6 +150,18 @@ class ContractParameters(Struct, frozen=True):
             raise BadConfiguration("contract parameters: an engine has a name, a deposit is not negative")
 
 
+class PolicyParameters(Struct, frozen=True):
+    """`engine`: the Cedar that decides which policies may be bound, by name and version. Nodes with another one would
+    come to other verdicts, so they refuse to start (`node/policy_engine.py`)."""
+
+    engine: str = "cedarpy 4.12.2"
+
+    def check(self) -> None:
+        """Raise BadConfiguration unless the values make sense."""
+        if not 1 <= len(self.engine) <= GENESIS_NAME_CHARACTERS:
+            raise BadConfiguration("policy parameters: an engine has a name")
+
+
 class GenesisValidator(Struct, frozen=True):
     """A member of the first committee, and a candidate for the next: `key` is its node key and the consensus key of its
     first era. `link_address` is the "host:port" of its link to other validators; `onion_tip` may be empty: it reveals
@@ -176,6 +188,7 @@ class Genesis(Struct, frozen=True):
     staking: StakingParameters = StakingParameters()
     challenges: ChallengeParameters = ChallengeParameters()
     contracts: ContractParameters = ContractParameters()
+    policies: PolicyParameters = PolicyParameters()
 
     def check(self) -> None:
         """Raise BadConfiguration unless a chain can start from this."""
@@ -185,6 +198,7 @@ class Genesis(Struct, frozen=True):
         self.naming.check()
         self.fees.check()
         self.contracts.check()
+        self.policies.check()
         self.staking.check(self.parameters.era_length)
         self.challenges.check()
         self._check_round()
@@ -283,6 +297,7 @@ class Genesis(Struct, frozen=True):
                 "plot": msgspec.structs.asdict(self.challenges.plot),
             },
             "contracts": msgspec.structs.asdict(self.contracts),
+            "policies": msgspec.structs.asdict(self.policies),
             "validators": [
                 {
                     **msgspec.structs.asdict(validator),
@@ -322,6 +337,7 @@ class _GenesisFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     validators: list[_ValidatorEntry]
     accounts: dict[str, int]
     contracts: dict[str, int | str] = {}
+    policies: dict[str, str] = {}
 
     def genesis(self) -> Genesis:
         return Genesis(
@@ -345,6 +361,7 @@ class _GenesisFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             StakingParameters(**self.staking),
             _challenge_parameters(self.challenges),
             msgspec.convert(self.contracts, _ContractsEntry).parameters(),
+            PolicyParameters(**self.policies),
         )
 
 

@@ -50,6 +50,7 @@ Amount: TypeAlias = Annotated[int, Meta(ge=0, le=MAXIMUM_MICRO_BLOC)]
 PositiveAmount: TypeAlias = Annotated[int, Meta(ge=1, le=MAXIMUM_MICRO_BLOC)]
 Signature: TypeAlias = Annotated[bytes, Meta(min_length=64, max_length=64)]
 NameText: TypeAlias = Annotated[str, Meta(min_length=1, max_length=NAME_BYTES)]
+PolicyText: TypeAlias = Annotated[str, Meta(max_length=16 * 1024)]
 Keys: TypeAlias = Annotated[tuple[Key, ...], Meta(max_length=INSTANCE_KEYS)]
 
 # Both may be empty where that means: as before.
@@ -138,6 +139,36 @@ class RevokeName(Struct, frozen=True, tag=17):
     """Give the name up; its keys count no more from this commit on."""
 
     name: NameText
+
+
+class SetPolicy(Struct, frozen=True, tag=31):
+    """Bind a policy (Cedar) to the name: from now on nobody connects whom it does not permit. Empty: none."""
+
+    name: NameText
+    text: PolicyText
+
+
+class GrantRole(Struct, frozen=True, tag=32):
+    """Put the account `member` into the role of this name."""
+
+    role: NameText
+    member: Key
+
+
+class RevokeRole(Struct, frozen=True, tag=33):
+    """Take the account out of the role."""
+
+    role: NameText
+    member: Key
+
+
+class RevokeGrant(Struct, frozen=True, tag=34):
+    """Void the grant with this revocation id, which expires by itself at `expires_s` (Unix time); with an empty id,
+    all grants for the name that were issued up to now."""
+
+    name: NameText
+    revocation_id: OptionalDigest
+    expires_s: Number
 
 
 class AnnounceEndpoint(Struct, frozen=True, tag=30):
@@ -274,6 +305,10 @@ Operation: TypeAlias = (
     | ReportConflict
     | Deploy
     | CallContract
+    | SetPolicy
+    | GrantRole
+    | RevokeRole
+    | RevokeGrant
 )
 
 OPERATIONS: Final[tuple[type[Operation], ...]] = (
@@ -301,10 +336,14 @@ OPERATIONS: Final[tuple[type[Operation], ...]] = (
     ReportConflict,
     Deploy,
     CallContract,
+    SetPolicy,
+    GrantRole,
+    RevokeRole,
+    RevokeGrant,
 )
 # Tag of each operation; lanes are managed by the owner only, so a lane cannot be allowed to open wider ones.
 TAGS: Final[Mapping[type, int]] = {operation: int(str(operation.__struct_config__.tag)) for operation in OPERATIONS}
-DELEGABLE_TAGS: Final = tuple(tag for kind, tag in TAGS.items() if kind not in (OpenLane, CloseLane))
+DELEGABLE_TAGS: Final = tuple(sorted(tag for kind, tag in TAGS.items() if kind not in (OpenLane, CloseLane)))
 
 
 def name_commitment(name: str, salt: bytes, sender: bytes) -> bytes:
@@ -367,6 +406,16 @@ def _check_report(operation: ReportChallenges) -> None:
         raise Malformed("eras and rounds count from 0", era=operation.report.era)
 
 
+def _check_role(operation: GrantRole | RevokeRole) -> None:
+    parse_name(operation.role)
+
+
+def _check_revoke_grant(operation: RevokeGrant) -> None:
+    parse_name(operation.name)
+    if len(operation.revocation_id) not in (0, 32):
+        raise Malformed("a revocation id has 32 bytes, or none", bytes=len(operation.revocation_id))
+
+
 def header_of(signed: SignedHeader) -> Header:
     """The header in a piece of evidence. Raises Malformed, NonCanonical or Oversized."""
     return codec.decode(signed.header, Header, limit=TRANSACTION_BYTES)
@@ -421,6 +470,10 @@ _CHECKS: Final[Mapping[type, Callable[[Any], None]]] = {
     ReportChallenges: _check_report,
     ReportEquivocation: _check_equivocation,
     ReportConflict: _check_conflict,
+    SetPolicy: _check_name,
+    GrantRole: _check_role,
+    RevokeRole: _check_role,
+    RevokeGrant: _check_revoke_grant,
 }
 
 

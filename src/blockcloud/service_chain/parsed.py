@@ -11,9 +11,10 @@ from typing import Final
 
 from blockcloud.service_chain.transaction import Transaction
 
-# Of one generation; two are kept. A parsed transfer takes about 1.5 KB.
-PARSED_TRANSACTIONS: Final = 16_384
-PARSED_BYTES: Final = 8 * 1024 * 1024
+# Of one generation; two are kept. What is parsed takes about five times its bytes. One generation is a second or more
+# of what a node can verify, and from the check to the execution it is half a second.
+PARSED_TRANSACTIONS: Final = 8_192
+PARSED_BYTES: Final = 3 * 1024 * 1024
 
 
 class ParsedTransactions:
@@ -30,7 +31,7 @@ class ParsedTransactions:
         return self._young.get(raw) or self._old.get(raw)
 
     def add(self, transaction: Transaction) -> None:
-        """Remember a transaction whose signatures were verified."""
+        """Remember a transaction whose signatures were verified, here or by a quorum that committed these bytes."""
         if len(self._young) >= self._limit or self._young_bytes >= self._limit_bytes:
             self._old, self._young, self._young_bytes = self._young, {}, 0
         self._young[transaction.raw] = transaction

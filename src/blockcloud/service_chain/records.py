@@ -230,6 +230,38 @@ class StorageCell(Struct, frozen=True):
     value: bytes
 
 
+class PolicyRecord(Struct, frozen=True):
+    """The policy of a name. It counts while the name's `registered_height` is this one."""
+
+    name: str
+    text: str
+    digest: bytes
+    changed_height: int
+    registered_height: int
+
+
+class RoleRecord(Struct, frozen=True):
+    """Who is in a role. It counts while the role's name has this owner and registration."""
+
+    role: str
+    owner: bytes
+    registered_height: int
+    members: tuple[bytes, ...]
+    changed_height: int
+
+
+class RevocationRecord(Struct, frozen=True):
+    """The void grants of a name: each (revocation id, when it expires anyway), and all issued before
+    `issued_after_s` (Unix time)."""
+
+    name: str
+    owner: bytes
+    registered_height: int
+    issued_after_s: int
+    revoked: tuple[tuple[bytes, int], ...]
+    changed_height: int
+
+
 Record = (
     Account
     | Lane
@@ -255,4 +287,7 @@ Record = (
     | ContractRecord
     | CodeRecord
     | StorageCell
+    | PolicyRecord
+    | RoleRecord
+    | RevocationRecord
 )

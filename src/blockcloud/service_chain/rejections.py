@@ -413,3 +413,72 @@ class NothingToSlash(Failed):
     """The accused has neither a bond nor an unbonding amount."""
 
     code = "nothing_to_slash"
+
+
+class PolicyMalformed(Failed):
+    """The policy does not parse, or its types do not fit."""
+
+    code = "policy_malformed"
+    hint = "`blockcloud policy test` tries a policy before it is bound."
+
+
+class PolicyUnknownType(Failed):
+    """The policy refers to a type, action, role or attribute that there is not."""
+
+    code = "policy_unknown_type"
+    hint = "There are Account, Role and Name, the action connect, and the context of docs/how-to/who-may-connect.md."
+
+
+class PolicyTooLarge(Failed):
+    """The policy has more bytes than it may have."""
+
+    code = "policy_too_large"
+
+
+class PolicyTooComplex(Failed):
+    """The policy has too much of something: rules, roles, nesting."""
+
+    code = "policy_too_complex"
+
+
+class PolicyEmpty(Failed):
+    """The policy has no rule; it would refuse everybody."""
+
+    code = "policy_empty"
+    hint = "To let everybody in again, remove the policy: blockcloud policy remove."
+
+
+class NoPolicy(Failed):
+    """The name has no policy to remove."""
+
+    code = "no_policy"
+
+
+class RoleMember(Failed):
+    """The account is in the role already."""
+
+    code = "role_member"
+
+
+class NotRoleMember(Failed):
+    """The account is not in the role."""
+
+    code = "not_role_member"
+
+
+class TooManyMembers(Failed):
+    """The role has as many members as it may have."""
+
+    code = "too_many_members"
+
+
+class GrantRevokedAlready(Failed):
+    """The grant was revoked before."""
+
+    code = "grant_revoked_already"
+
+
+class TooManyRevocations(Failed):
+    """The name has as many revoked grants as it may have; revoke all grants up to now instead."""
+
+    code = "too_many_revocations"

@@ -92,3 +92,18 @@ def code_key(code_hash: bytes) -> bytes:
 def storage_key(contract: bytes, key: bytes) -> bytes:
     """The StorageCell of a contract's key."""
     return b"d" + contract + key
+
+
+def policy_key(name: str) -> bytes:
+    """The PolicyRecord of a name."""
+    return b"y" + name.encode()
+
+
+def role_key(role: str) -> bytes:
+    """The RoleRecord of a name that is a role."""
+    return b"m" + role.encode()
+
+
+def revocations_key(name: str) -> bytes:
+    """The RevocationRecord of a name."""
+    return b"g" + name.encode()

@@ -19,7 +19,7 @@ from blockcloud.primitives import codec
 from blockcloud.service_chain.records import Record
 
 # Decoded records kept between commits. An account with its key takes about 300 bytes.
-CACHED_RECORDS: Final = 262_144
+CACHED_RECORDS: Final = 131_072
 
 R = TypeVar("R", bound=msgspec.Struct)
 

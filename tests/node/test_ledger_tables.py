@@ -6,8 +6,9 @@ import pytest
 
 from blockcloud.node import ledger_tables
 from blockcloud.node.ledger_tables import LedgerTables, initialise_data
+from blockcloud.primitives import codec
 from blockcloud.primitives.amounts import GENESIS_SUPPLY_MICRO_BLOC
-from blockcloud.primitives.certificates import CHECKPOINT, HANDOVER, Certificate, Statement
+from blockcloud.primitives.certificates import CERTIFICATE_BYTES, CHECKPOINT, HANDOVER, Certificate, Statement
 from blockcloud.primitives.errors import BadConfiguration, StorageFault
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.primitives.merkle import merkle_root
@@ -16,7 +17,7 @@ from blockcloud.service_chain.genesis import Genesis, GenesisValidator, NamingPa
 from blockcloud.transaction_chain.block import Block, BlockReference, Header, sign_block
 from blockcloud.transaction_chain.commit import CommitRecord, EraStart, genesis_record
 from blockcloud.transaction_chain.era import EraPlan
-from blockcloud.transaction_chain.messages import FetchBlocks, FetchLevels
+from blockcloud.transaction_chain.messages import FetchBlocks, FetchCommits, FetchLevels
 from blockcloud.transaction_chain.parameters import Parameters
 
 KEY = SigningKey(b"k" * 32)
@@ -193,6 +194,40 @@ def test_certificates_are_found_by_height_and_old_ones_are_dropped(monkeypatch: 
     assert tables.certificate(300) is None
     assert tables.certificate(400) == made[400]
     assert tables.commit_bytes(0) is not None
+
+
+def test_of_certificates_long_past_one_in_a_range_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_tables, "CERTIFICATES_KEPT_COMMITS", 100)
+    tables, _ = make()
+    for height in range(10, 1_010, 10):
+        tables.put_certificate(Certificate(Statement(CHECKPOINT, bytes(32), 0, height, (bytes(32), bytes(32))), ()))
+    kept = [height for height in range(10, 1_010, 10) if tables.certificate(height) is not None]
+    assert kept == [120, 250, 380, 510, 630, 760, 890, *range(900, 1_010, 10)]
+
+
+def test_peers_get_commits_up_to_a_certified_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables, store = make()
+    records = [commit(tables, store, height, height, [block(height)], era=height // 26) for height in range(1, 31)]
+    raws = [codec.encode(record) for record in records]
+    made = {
+        height: Certificate(Statement(CHECKPOINT, bytes(32), 0, height, (bytes(32),) * 2), ()) for height in (10, 20)
+    }
+    for certificate in made.values():
+        tables.put_certificate(certificate)
+    assert tables.certified_commits(FetchCommits(0, 3, 19)) == (raws[2:10], made[10])
+    assert tables.certified_commits(FetchCommits(0, 3, 25)) == (raws[2:20], made[20])
+    assert tables.certified_commits(FetchCommits(0, 11, 19)) == ([], None), "nothing of it is certified"
+    assert tables.certified_commits(FetchCommits(0, 21, 30)) == ([], None)
+    assert tables.certified_commits(FetchCommits(1, 3, 25)) == ([], None), "certified in another era"
+    assert tables.certified_commits(FetchCommits(0, 40, 50)) == ([], None)
+    handover = Certificate(Statement(HANDOVER, bytes(32), 0, 25, (bytes(32),) * 3), ())
+    tables.put_handover(1, handover)
+    assert tables.certified_commits(FetchCommits(0, 3, 25)) == (raws[2:25], handover)
+    assert tables.certified_commits(FetchCommits(0, 3, 40)) == (raws[2:25], handover), "the era's last commit"
+    assert tables.certified_commits(FetchCommits(0, 3, 24)) == (raws[2:20], made[20])
+    room = CERTIFICATE_BYTES + 12 * (max(map(len, raws)) + 8)
+    monkeypatch.setattr(ledger_tables, "ANSWER_BYTES", room)
+    assert tables.certified_commits(FetchCommits(0, 1, 25)) == (raws[:10], made[10]), "an answer has its limit"
 
 
 def test_what_is_long_past_is_pruned_and_what_the_era_follows_stays(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,10 @@ from tests.transaction_chain.mutants import (
     HANDOVERS,
     NETWORK,
     PACING,
+    PYTEST,
     ROUNDS,
     SEATS,
+    TESTS,
     Mutant,
 )
 
@@ -22,6 +24,14 @@ REWARDS = "service_chain/rewards.py"
 STAKING = "service_chain/staking.py"
 NODE_ERAS = "node/eras.py"
 SUCCESSION = "node/succession.py"
+VOUCHED = "transaction_chain/vouched.py"
+VERIFICATION = "node/verification.py"
+BLOCKS_VOUCHED = (
+    *PYTEST,
+    "--import-mode=importlib",
+    str(TESTS / "transaction_chain/test_vouched.py"),
+    str(TESTS / "node/test_vouching.py"),
+)
 
 LEDGER = [
     Mutant(
@@ -276,5 +286,47 @@ LEDGER = [
         "beacon=next_beacon(plan.beacon, plan.era, reveals.values)",
         "beacon=next_beacon(plan.beacon, plan.era, ())",
         NETWORK,
+    ),
+    Mutant(
+        "nobody verifies who vouches",
+        VOUCHED,
+        "        certificate.verify(self._committee.weights_by_key)\n",
+        "",
+        BLOCKS_VOUCHED,
+    ),
+    Mutant(
+        "the last commit vouches for whatever comes before it",
+        VOUCHED,
+        "            if tagged_hash(COMMIT_DOMAIN, raw) != digest:\n",
+        "            if raw is raws[-1] and tagged_hash(COMMIT_DOMAIN, raw) != digest:\n",
+        BLOCKS_VOUCHED,
+    ),
+    Mutant(
+        "the committee of another era vouches",
+        VOUCHED,
+        "        if statement.era != self.era:\n            raise BadCertificate",
+        "        if statement.era < 0:\n            raise BadCertificate",
+        BLOCKS_VOUCHED,
+    ),
+    Mutant(
+        "fetched blocks for which nobody vouches skip signatures",
+        VERIFICATION,
+        "job.fetched and self.vouching.vouches(rules, block)",
+        "job.fetched",
+        BLOCKS_VOUCHED,
+    ),
+    Mutant(
+        "new blocks skip signatures",
+        VERIFICATION,
+        "job.fetched and self.vouching.vouches(rules, block)",
+        "self.vouching.vouches(rules, block)",
+        BLOCKS_VOUCHED,
+    ),
+    Mutant(
+        "who vouches for a digest vouches for its signature",
+        VERIFICATION,
+        "            rules.verify_author(block)\n",
+        "",
+        BLOCKS_VOUCHED,
     ),
 ]

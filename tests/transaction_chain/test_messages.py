@@ -9,21 +9,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blockcloud.primitives import codec
-from blockcloud.primitives.certificates import CHECKPOINT, SignedStatement
+from blockcloud.primitives.certificates import CHECKPOINT, Certificate, SignedStatement
 from blockcloud.primitives.certificates import Statement as Claim
 from blockcloud.primitives.errors import Malformed, NonCanonical, Oversized, PeerFault
 from blockcloud.primitives.limits import BLOCK_BYTES, COMMIT_RANGE, FETCH_REFERENCES, FRAME_BYTES
 from blockcloud.transaction_chain.block import BlockReference
+from blockcloud.transaction_chain.commit import COMMIT_BYTES
 from blockcloud.transaction_chain.messages import (
     ANSWER_BLOCKS,
     ANSWER_HANDOVERS,
+    COMMITS_ASKED,
     RAW_HANDOVER_BYTES,
     SNAPSHOT_OFFERS,
     SNAPSHOT_PIECE_BYTES,
     SNAPSHOT_PIECES,
     BlockMessage,
     Blocks,
+    Commits,
     FetchBlocks,
+    FetchCommits,
     FetchHandovers,
     FetchLevels,
     FetchSnapshot,
@@ -54,6 +58,9 @@ MESSAGES: list[Message] = [
     Handovers(1, (b"one",), (SnapshotOffer(3, bytes(32)),)),
     FetchSnapshot(bytes(32), 0),
     SnapshotPiece(bytes(32), SNAPSHOT_PIECES - 1, b""),
+    FetchCommits(2, 5, 4 + COMMITS_ASKED),
+    Commits(2, ()),
+    Commits(2, (b"one",), Certificate(SIGNED.statement, ((bytes(32), bytes(64)),))),
 ]
 
 
@@ -64,7 +71,7 @@ def test_round_trip(message: Message) -> None:
 
 def test_tags_are_the_protocol() -> None:
     tags = [encode_message(message)[1] for message in MESSAGES]
-    assert tags == [1, 2, 3, 3, 4, 4, 5, 6, 7, 10, 11, 12, 13]
+    assert tags == [1, 2, 3, 3, 4, 4, 5, 6, 7, 10, 11, 12, 13, 14, 15, 15]
 
 
 @pytest.mark.parametrize(
@@ -86,6 +93,12 @@ def test_tags_are_the_protocol() -> None:
         FetchSnapshot(bytes(31), 0),
         FetchSnapshot(bytes(32), SNAPSHOT_PIECES),
         SnapshotPiece(bytes(32), 0, bytes(SNAPSHOT_PIECE_BYTES + 1)),
+        FetchCommits(0, 0, 1),
+        FetchCommits(0, 2, 1),
+        FetchCommits(0, 1, COMMITS_ASKED + 1),
+        Commits(0, (b"",)),
+        Commits(0, (b"x",) * (COMMITS_ASKED + 1)),
+        Commits(0, (bytes(COMMIT_BYTES + 1),)),
     ],
     ids=lambda message: type(message).__name__,
 )

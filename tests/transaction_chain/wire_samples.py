@@ -130,6 +130,8 @@ MESSAGES: list[messages.Message] = [
     messages.Handovers(2, (codec.encode(HANDOVER), b"other"), (messages.SnapshotOffer(3, bytes(32)),)),
     messages.FetchSnapshot(bytes(32), 7),
     messages.SnapshotPiece(bytes(32), 7, b"data"),
+    messages.FetchCommits(0, 10, 11),
+    messages.Commits(0, (codec.encode(COMMIT),), CERTIFICATE),
 ]
 ROUTING: list[routing.RoutingMessage] = [
     routing.Summary(3, bytes(32)),

@@ -147,6 +147,7 @@ class Exchange:
         self._core.peer_lost(self.number_of(peer))
         self._routing.peer_lost(peer)
         self.sync.lost(peer)
+        self._verification.vouching.lost(peer)
         for of_peers in (self._served, self._told):
             of_peers.pop(peer, None)
 
@@ -174,6 +175,21 @@ class Exchange:
         else:
             self._network.send(peer, encode_message(message))
 
+    def addressed(self, sends: Iterable[tuple[int, messages.Message]]) -> list[tuple[int | None, messages.Message]]:
+        """What the core wants to send, with the numbers of links and the present era. Before levels come the commits
+        by which their blocks need less verification."""
+        era = self._eras.current.plan.era
+        found: list[tuple[int | None, messages.Message]] = []
+        for number, message in sends:
+            peer = self.peer_of(number)
+            if peer is not None and isinstance(message, messages.FetchLevels):
+                decided = self._core.last_commit.height
+                commits = self._verification.vouching.ask(peer, self._eras.current.rules, decided, unix_ms())
+                if commits is not None:
+                    found.append((peer, commits))
+            found.append((peer, messages.of_era(message, era)))
+        return found
+
     def send_routing(self) -> None:
         """What layer 3 has to say."""
         for peer, data in self._routing.outgoing():
@@ -198,6 +214,10 @@ class Exchange:
                     self._verify(peer, message.raws, fetched=True)
             case messages.FetchBlocks() | messages.FetchLevels():
                 self._serve(peer, message)
+            case messages.FetchCommits():
+                self._serve_commits(peer, message)
+            case messages.Commits():
+                self._verification.vouching.answered(peer, message)
             case messages.Statement():
                 self._owner.statement(message.signed)
             case messages.Position():
@@ -231,6 +251,7 @@ class Exchange:
             return
         now_ms, number = unix_ms(), self.number_of(peer)
         if fetched:
+            self._verification.vouching.passed(self._core.last_commit.height)
             self._core.receive_blocks(blocks, number, now_ms)
         else:
             for block in blocks:
@@ -296,6 +317,15 @@ class Exchange:
         # It may hold a block of our own that is not yet synced, so it waits its turn behind that.
         answer = messages.Blocks(tuple(raws), request.era)
         self._outbox.put(partial(self.send, peer, answer), durable=False)
+
+    def _serve_commits(self, peer: int, request: messages.FetchCommits) -> None:
+        """Answer a fetch of commit records; they count like blocks."""
+        if not self._may_serve(peer):
+            return
+        raws, certificate = self._tables.certified_commits(request)
+        self._note_served(peer, sum(map(len, raws)))
+        answer = messages.Commits(request.era, tuple(raws), certificate)
+        self._outbox.put(partial(self.send, peer, answer), durable=False)  # in turn with the blocks
 
     def _piece(self, request: messages.FetchSnapshot) -> messages.SnapshotPiece:
         data = self._snapshots.piece(request.manifest, request.piece)

@@ -28,7 +28,7 @@ from blockcloud.transaction_chain.block import Block, BlockReference, parse_own
 from blockcloud.transaction_chain.commit import COMMIT_BYTES, CommitRecord, EraStart, genesis_record
 from blockcloud.transaction_chain.core import Recovered
 from blockcloud.transaction_chain.era import EraPlan
-from blockcloud.transaction_chain.messages import ANSWER_BYTES, FetchBlocks, FetchLevels
+from blockcloud.transaction_chain.messages import ANSWER_BYTES, FetchBlocks, FetchCommits, FetchLevels
 
 INITIALISED: Final = b"initialised"
 SIGNER: Final = b"signer"
@@ -37,6 +37,8 @@ CERTIFICATE: Final = b"certificate"
 HANDOVER: Final = b"handover"
 # Certificates older than this are dropped; nothing so old can be proved.
 CERTIFICATES_KEPT_COMMITS: Final = 10_000
+# But one of so many heights stays: it vouches for commits that somebody fetches who was away for long.
+VOUCHING_COMMITS: Final = 128
 # What a node that is no archive keeps: blocks of the present era and so many before it, and so many commit records.
 BLOCKS_KEPT_ERAS: Final = 2
 COMMITS_KEPT: Final = 10_000
@@ -135,6 +137,7 @@ class LedgerTables:
         last = plan.first_height - 1  # the new era follows it, so it stays
         if last > COMMITS_KEPT:
             batch.delete_range(COMMITS, _number(0), _number(last - COMMITS_KEPT))
+            batch.delete_range(META, CERTIFICATE + _number(0), CERTIFICATE + _number(last - COMMITS_KEPT))
         if len(batch):
             self._store.write(batch, sync=False)
 
@@ -153,10 +156,11 @@ class LedgerTables:
         height = certificate.statement.height
         batch = Batch()
         batch.put(META, CERTIFICATE + _number(height), codec.encode(certificate))
-        if height > CERTIFICATES_KEPT_COMMITS:
-            stop = CERTIFICATE + _number(height - CERTIFICATES_KEPT_COMMITS)
-            for key, _ in self._store.scan(META, CERTIFICATE, stop, limit=2):
-                batch.delete(META, key)
+        stop = max(0, height - CERTIFICATES_KEPT_COMMITS) // VOUCHING_COMMITS * VOUCHING_COMMITS
+        start = max(0, stop - VOUCHING_COMMITS)
+        old = self._store.scan(META, CERTIFICATE + _number(start), CERTIFICATE + _number(stop))
+        for key, _ in list(old)[:-1]:
+            batch.delete(META, key)
         self._store.write(batch, sync=False)
 
     def certificate(self, height: int | None = None, *, up_to: int = 2**63) -> Certificate | None:
@@ -167,6 +171,29 @@ class LedgerTables:
             newest = self._store.scan(META, CERTIFICATE + _number(up_to), CERTIFICATE, reverse=True, limit=1)
             data = next((value for _, value in newest), None)
         return None if data is None else codec.decode(data, Certificate, limit=CERTIFICATE_BYTES)
+
+    def certified_commits(self, request: FetchCommits) -> tuple[list[bytes], Certificate | None]:
+        """Canonical commit records from the first of the request to the highest certified one, as far as they fit into
+        one answer, and its certificate: that of a checkpoint, or of the hand-over that ends the era. Else nothing."""
+        raws: list[bytes] = []
+        room = ANSWER_BYTES - CERTIFICATE_BYTES
+        for key, raw in self._store.scan(COMMITS, _number(request.first), _number(request.last + 1)):
+            room -= len(raw) + 8
+            if room < 0 or key != _number(request.first + len(raws)):
+                break
+            raws.append(raw)
+        certificate = self._commit_certificate(request.era, request.first + len(raws) - 1)
+        if certificate is None or not raws or certificate.statement.height < request.first:
+            return [], None
+        return raws[: certificate.statement.height - request.first + 1], certificate
+
+    def _commit_certificate(self, era: int, up_to: int) -> Certificate | None:
+        """The certificate of the highest commit of `era` not above `up_to`."""
+        handover = self.handover(era + 1)
+        if handover is not None and handover.statement.height <= up_to:
+            return handover
+        certificate = self.certificate(up_to=up_to)
+        return certificate if certificate is not None and certificate.statement.era == era else None
 
     def recover(self, era: int, start: EraStart, height: int, consensus_key: bytes | None) -> Recovered | None:
         """What the core of `era` needs to go on above the last applied commit `height`; None at the era's beginning.

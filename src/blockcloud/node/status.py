@@ -41,6 +41,7 @@ METRICS: Final = {
     "leaders_committed": ("counter", "Leader slots that committed"),
     "leaders_skipped": ("counter", "Leader slots that were skipped"),
     "peer_faults": ("counter", "Broken rules of other validators"),
+    "vouched_blocks": ("counter", "Fetched blocks whose payload was not verified again: a quorum had committed them"),
     "links_refused": ("counter", "Connections to the link port that did not authenticate"),
     "cpu_seconds": ("counter", "CPU time of this process"),
 }
@@ -68,6 +69,7 @@ def counters(validator: Validator) -> dict[str, float]:
         "leaders_committed": core.leaders_committed,
         "leaders_skipped": core.leaders_skipped,
         "peer_faults": sum(peer.faults.total() for peer in network.peers.values()),
+        "vouched_blocks": validator.verification.vouching.blocks,
         "links_refused": network.refused.total(),
         "cpu_seconds": round(time.process_time(), 3),
     }

@@ -137,6 +137,7 @@ class Validator:
         tune_interpreter()
         self.verification = Verification(
             check=self.chain.check,
+            check_vouched=self.chain.check_vouched,
             check_submitted=partial(check_submitted, self.chain),
             deliver=self._verified,
             failed=self._fail,
@@ -423,10 +424,9 @@ class Validator:
             self._arm()
 
     def _carry_out(self, ready: Ready) -> None:
-        era = self.era
         if ready.persist:
-            self.tables.put_blocks(era, ready.persist, ready.own)
-        sends = [(self.exchange.peer_of(number), messages.of_era(message, era)) for number, message in ready.send]
+            self.tables.put_blocks(self.era, ready.persist, ready.own)
+        sends = self.exchange.addressed(ready.send)
         self.outbox.put(partial(self._send_and_apply, ready, sends), durable=bool(ready.own))
         for number, fault in ready.complaints:
             if number != self.own and (peer := self.exchange.peer_of(number)) is not None:

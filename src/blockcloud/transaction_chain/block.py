@@ -146,6 +146,10 @@ class BlockRules:
         """`verify_block_signature` under these rules."""
         verify_block_signature(block, self.committee)
 
+    def verify_author(self, block: Block) -> None:
+        """`verify_author_signature` under these rules."""
+        verify_author_signature(block, self.committee)
+
 
 def parse_block(raw: bytes, chain_id: bytes, era: int, committee: Committee, genesis: bytes) -> Block:
     """Decode a block and check all that needs neither its signature, nor its payload's, nor another block.
@@ -170,9 +174,14 @@ def parse_own(raw: bytes) -> Block:
 
 def verify_block_signature(block: Block, committee: Committee) -> None:
     """Raise BadSignature unless the author, and each statement's signer, signed. Costs Ed25519 verifications."""
-    verify(committee.members[block.author].key, SIGNATURE_DOMAIN, block.reference.digest, block.signature)
+    verify_author_signature(block, committee)
     for statement in block.header.statements:
         statement.verify()
+
+
+def verify_author_signature(block: Block, committee: Committee) -> None:
+    """Raise BadSignature unless the author signed. It is the one part of a block that the digest does not cover."""
+    verify(committee.members[block.author].key, SIGNATURE_DOMAIN, block.reference.digest, block.signature)
 
 
 def _check_header(header: Header, chain_id: bytes, era: int, committee: Committee, genesis: bytes) -> None:

@@ -25,10 +25,14 @@ from blockcloud.primitives.limits import (
     TRANSACTION_BYTES,
 )
 from blockcloud.transaction_chain.block import BlockReference
+from blockcloud.transaction_chain.commit import COMMIT_BYTES
 
 ANSWER_BLOCKS = COMMIT_RANGE * COMMITTEE_MEMBERS
 # Blocks in one answer, leaving room for the array around them.
 ANSWER_BYTES = FRAME_BYTES - 64 * 1024
+
+# Commit records in one answer.
+COMMITS_ASKED = 4 * COMMIT_RANGE
 
 SUBMITTED_PAYLOADS = 4
 
@@ -43,9 +47,11 @@ SNAPSHOT_PIECE_BYTES = 4 * 1024 * 1024
 Payload: TypeAlias = Annotated[bytes, Meta(min_length=1, max_length=TRANSACTION_BYTES)]
 Era: TypeAlias = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Level: TypeAlias = Annotated[int, Meta(ge=1, le=2**63 - 2)]
+Height: TypeAlias = Annotated[int, Meta(ge=1, le=2**63 - 2)]
 Digest: TypeAlias = Annotated[bytes, Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
 Piece: TypeAlias = Annotated[int, Meta(ge=0, lt=SNAPSHOT_PIECES)]
 RawHandover: TypeAlias = Annotated[bytes, Meta(min_length=1, max_length=RAW_HANDOVER_BYTES)]
+RawCommit: TypeAlias = Annotated[bytes, Meta(min_length=1, max_length=COMMIT_BYTES)]
 RawBlock: TypeAlias = Annotated[bytes, Meta(min_length=1, max_length=BLOCK_BYTES)]
 
 
@@ -147,6 +153,24 @@ class SnapshotPiece(Struct, frozen=True, tag=13):
     data: Annotated[bytes, Meta(max_length=SNAPSHOT_PIECE_BYTES)]
 
 
+class FetchCommits(Struct, frozen=True, tag=14):
+    """Please send the commit records of heights `first` to `last`, as far as they are certified; answered by
+    `Commits`."""
+
+    era: Era
+    first: Height
+    last: Height
+
+
+class Commits(Struct, frozen=True, tag=15):
+    """The answer: records from the first one asked for to the one that `certificate` is about; empty, without a
+    certificate, if there is none in the range."""
+
+    era: Era
+    raws: Annotated[tuple[RawCommit, ...], Meta(max_length=COMMITS_ASKED)]
+    certificate: Certificate | None = None
+
+
 Message: TypeAlias = (
     BlockMessage
     | FetchBlocks
@@ -161,6 +185,8 @@ Message: TypeAlias = (
     | Handovers
     | FetchSnapshot
     | SnapshotPiece
+    | FetchCommits
+    | Commits
 )
 
 
@@ -181,6 +207,8 @@ def decode_message(data: bytes) -> Message:
         raise Malformed("a reference to a block has a level, an author and a digest")
     if isinstance(message, FetchLevels) and not 0 < message.first <= message.last < message.first + COMMIT_RANGE:
         raise Malformed("a range of levels is ascending and not longer than the limit", limit=COMMIT_RANGE)
+    if isinstance(message, FetchCommits) and not message.first <= message.last < message.first + COMMITS_ASKED:
+        raise Malformed("a range of commits is ascending and not longer than the limit", limit=COMMITS_ASKED)
     return message
 
 

@@ -44,7 +44,7 @@ ROUTING: Final = "routing"
 ALL_TABLES: Final = (*STATE_TABLES, RECEIPTS, COMMITS, BLOCKS, META, ROUTING)
 
 # Memory: four validators with a million keys each share one machine.
-BLOCK_CACHE_BYTES: Final = 16 * 1024 * 1024
+BLOCK_CACHE_BYTES: Final = 24 * 1024 * 1024
 WRITE_BUFFERS_BYTES: Final = 32 * 1024 * 1024  # of all tables together
 WRITE_BUFFER_BYTES: Final = 8 * 1024 * 1024  # of one table
 LOG_BYTES: Final = 64 * 1024 * 1024  # write-ahead log: the oldest tables are flushed beyond it

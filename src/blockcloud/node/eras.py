@@ -124,7 +124,7 @@ def open_era(
     numbers = {seat.node_key: number for number, seat in enumerate(plan.seats)}
     own = numbers.get(node_key)
     key = None if own is None else keys.find(plan.seats[own].consensus_key)
-    arrival = _arrival(plan, chain, tables, keys, node_key)
+    arrival = arrival_in(plan, chain, tables, keys, node_key)
     start = EraStart.of_chain(chain.chain_id, genesis.time_ms)
     if arrival is not None:
         digest, time_ms = tables.commit_digest(plan.first_height - 1)
@@ -159,9 +159,10 @@ def open_era(
     )
 
 
-def _arrival(
+def arrival_in(
     plan: EraPlan, chain: SharedChain, tables: LedgerTables, keys: ConsensusKeys, node_key: bytes
 ) -> Arrival | None:
+    """The hand-over into the era of `plan`; None for the first. Raises NotACheckpoint if it is too long ago."""
     if plan.era == 0:
         return None
     old = chain.plan_of(plan.era - 1)

@@ -3,24 +3,32 @@
 When the last commit of an era has been executed, everybody who did so knows the next plan and opens the next era; the
 members of the old one sign the hand-over statement. Signatures and certificate travel in messages of their own, again
 each second until the certificate is there. Whoever is behind hears from the positions and blocks of others that they
-are in a later era, and fetches the rest of its own: all that is needed to decide it exists already.
+are in a later era, and fetches the rest of its own: all that is needed to decide it exists already. It may go through a
+whole era before it has heard of the certificate that led there; then it asks for that until it has it, because others
+will want the whole chain of hand-overs from it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
 
 import structlog
 
 from blockcloud.node.applying import SharedChain
 from blockcloud.node.consensus_keys import ConsensusKeys
-from blockcloud.node.eras import Era, open_era
+from blockcloud.node.eras import Arrival, Era, arrival_in, open_era
 from blockcloud.node.ledger_tables import LedgerTables
 from blockcloud.primitives.certificates import Certificate, SignedStatement
-from blockcloud.primitives.errors import LocalFault
+from blockcloud.primitives.errors import LocalFault, StorageFault
+from blockcloud.service_chain.state.errors import NotACheckpoint, Pruned
 from blockcloud.transaction_chain.era import EraPlan
 from blockcloud.transaction_chain.mempool import Mempool
 from blockcloud.transaction_chain.messages import Certified, Message, Position, Statement
+
+# Past hand-overs that a node asks for. It keeps the blocks of no more eras than that.
+OWED_ERAS: Final = 3
 
 log = structlog.get_logger()
 
@@ -56,10 +64,19 @@ class Succession:
         # Statements about the end of our era that came before we reached it, the last of each signer.
         self._early: dict[bytes, SignedStatement] = {}
         self.current = self._open(chain.plan, now_ms)
+        # Past hand-overs whose certificate we have not got, by era.
+        self._owed: dict[int, Arrival] = {}
+        for era in range(max(1, self.current.plan.era - OWED_ERAS), self.current.plan.era):
+            self._look_back(era)
 
     def begin(self, plan: EraPlan, now_ms: int) -> None:
         """The last commit of the present era has been executed."""
-        self.current = era = self._open(plan, now_ms)
+        before, self.current = self.current, self._open(plan, now_ms)
+        if before.arrival is not None and not before.certified:
+            self._owed[before.plan.era] = before.arrival
+            for old in list(self._owed)[:-OWED_ERAS]:
+                del self._owed[old]
+        era = self.current
         log.info("era_begins", era=plan.era, height=plan.first_height, members=len(plan.seats), member=era.own)
         if era.arrival is not None:
             early, self._early = self._early, {}
@@ -77,6 +94,10 @@ class Succession:
         """Say again what may have been lost."""
         if not self.current.certified:
             self._announce()
+        for era, arrival in list(self._owed.items())[:1]:
+            self._send(None, Position(era, certified=False))
+            if arrival.own is not None:  # perhaps nobody has the certificate yet
+                self._send(None, Statement(arrival.own))
 
     def statement(self, signed: SignedStatement) -> None:
         """A member of some era says how it ended. Raises BadSignature."""
@@ -84,13 +105,20 @@ class Succession:
         if arrival is not None and era == arrival.statement.era:
             if arrival.add(signed):
                 self._settle()
+        elif era + 1 in self._owed:
+            if self._owed[era + 1].add(signed):
+                del self._owed[era + 1]
         elif era == self.current.plan.era and signed.signer in self.current.committee.weights_by_key:
             signed.verify()
             self._early[signed.signer] = signed
 
     def certificate(self, certificate: Certificate) -> None:
         """Somebody sent the certificate of a hand-over. Raises a PeerFault if it is a forgery."""
-        if self.current.arrival is not None and self.current.arrival.take(certificate):
+        owed = self._owed.get(certificate.statement.era + 1)
+        if owed is not None:
+            if owed.take(certificate):
+                del self._owed[certificate.statement.era + 1]
+        elif self.current.arrival is not None and self.current.arrival.take(certificate):
             self._settle()
 
     def position(self, peer: int, position: Position) -> bool:
@@ -110,6 +138,17 @@ class Succession:
     def tell_position(self, peer: int) -> None:
         """A peer seems to be in an earlier era."""
         self._send(peer, self._position())
+
+    def _look_back(self, era: int) -> None:
+        """Note that the certificate of the hand-over into a past era is missing, if it is, and what it must say."""
+        plan = self._chain.plan_of(era)
+        if plan is None or self._tables.handover(era) is not None:
+            return
+        # Too long ago, or this node began later, with a snapshot.
+        with suppress(NotACheckpoint, Pruned, StorageFault):
+            arrival = arrival_in(plan, self._chain, self._tables, self._keys, self._node_key)
+            if arrival is not None:
+                self._owed[era] = arrival
 
     def _open(self, plan: EraPlan, now_ms: int) -> Era:
         if plan.protocol_version > self._version:

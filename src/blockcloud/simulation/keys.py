@@ -66,10 +66,11 @@ class SimulatedKeys(ConsensusKeys):
 
 
 class LyingKeys(SimulatedKeys):
-    """Keeps the core from signing, but for eras in which the liar is honest: what it signs else it signs by itself."""
+    """Keeps the core from signing, but with the keys of eras in which the liar is honest: what it signs else it signs
+    by itself."""
 
-    is_honest = False
+    honest: tuple[bytes, ...] = ()
 
     def find(self, public: bytes) -> SigningKey | None:
-        """The key, in an honest era."""
-        return super().find(public) if self.is_honest else None
+        """The key, if it is of an honest era."""
+        return super().find(public) if public in self.honest else None

@@ -58,6 +58,7 @@ class Liar(SimulatedNode):
         # The lies of the present era, and the key of its seat; no key: it is not a member, or an honest one.
         self._lies = lies
         self._key: SigningKey | None = None
+        self._honest_now = False
         # Its own newest blocks: several after an equivocation.
         self._tips: list[Block] = []
         self._level = 0
@@ -72,17 +73,25 @@ class Liar(SimulatedNode):
     def _prepare(self, plan: EraPlan) -> None:
         super()._prepare(plan)
         assert isinstance(self.keys, LyingKeys)
-        self.keys.is_honest = not self.world.may_lie(self.member, plan)
+        plans = (plan, self.chain.plan_of(plan.era - 1) if plan.era else None)
+        self._honest_now = not self.world.may_lie(self.member, plan)
+        # Who may not lie about the end of an era says the truth about it, and again, also if it lies in the next.
+        self.keys.honest = tuple(
+            seat.consensus_key
+            for one in plans
+            if one is not None and not self.world.may_lie(self.member, one)
+            for seat in one.seats
+        )
 
     def _entered(self) -> None:
         super()._entered()
         era, old = self.era, self._key
         assert isinstance(self.keys, LyingKeys)
-        self._lies = frozenset() if self.keys.is_honest else self.lies
-        has_seat = era.own is not None and not self.keys.is_honest
+        self._lies = frozenset() if self._honest_now else self.lies
+        has_seat = era.own is not None and not self._honest_now
         self._key = self.keys.held(era.plan.seats[era.own or 0].consensus_key) if has_seat else None
         self._tips, self._level, self._statements = [], 0, []
-        if era.arrival is not None and not self.keys.is_honest:
+        if era.arrival is not None and not self._honest_now:
             self._hand_over(era.arrival.statement)
             if Lie.INVALID in self._lies and old is not None and old is not self._key:
                 self._usurp(era.plan, old)
@@ -120,7 +129,8 @@ class Liar(SimulatedNode):
         old = self.chain.plan_of(truth.era)
         assert old is not None, "plans are never removed"
         own = next((seat for seat in old.seats if seat.node_key == self.folder.node_key.public), None)
-        key = None if own is None else self.keys.held(own.consensus_key)
+        may_lie = own is not None and self.world.may_lie(self.member, old)
+        key = self.keys.held(own.consensus_key) if own is not None and may_lie else None
         if key is None or (Lie.WITHHOLD in self._lies and self._chance(50)):
             return
         said = self._claims(truth, key)

@@ -18,6 +18,7 @@ from blockcloud.routing.service_file import build_service_file, service_file_has
 from blockcloud.sdk.client import AsyncClient
 from blockcloud.sdk.resolver import ChainResolver, HttpAnnouncer
 from blockcloud.service_access.announce import address_record
+from blockcloud.service_access.resolution import UnknownName
 from tests.end_to_end.ledger_world import World, devnet_world, until
 
 pytestmark = pytest.mark.long
@@ -76,7 +77,16 @@ async def test_a_wiped_validator_observes_and_serves_what_a_dead_one_held(tmp_pa
                 records = (await world.http.get(f"{world.url(WIPED)}/v1/address-records/{NAME}")).json()
                 return bool(records) and (await world.http.get(path)).status_code == 200
 
+            async def proven() -> bool:
+                """Two alone will certify nothing any more."""
+                try:
+                    await ChainResolver(reader).resolve(NAME)
+                except UnknownName:
+                    return False
+                return True
+
             await until(replicated, "the service plane's content to arrive")
+            await until(proven, "a certified checkpoint with the name in it")
             world.kill(HELD_BY)
             assert (await world.http.get(path)).content == file
             (record,) = (await world.http.get(f"{world.url(WIPED)}/v1/address-records/{NAME}")).json()

@@ -6,7 +6,8 @@ import pytest
 
 from blockcloud.bench.catchup import Leg, Sample, run, speeds
 from blockcloud.bench.ledger_history import History
-from blockcloud.bench.payments import Payers, Places, make_places, percentiles_ms, seeded_keys
+from blockcloud.bench.payments import Payers, percentiles_ms, seeded_keys
+from blockcloud.bench.places import Places, make_places
 from blockcloud.node.applying import SharedChain
 from blockcloud.node.ledger_tables import LedgerTables
 from blockcloud.node.storage import RocksStore

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from blockcloud.bench import yardsticks
-from blockcloud.bench.yardsticks import Window, YardstickFailed, beside, comet_config, etcd_command, parse_head
+from blockcloud.bench.cometbft import comet_config, cometbft
+from blockcloud.bench.etcd import etcd, etcd_command, parse_head
+from blockcloud.bench.yardstick_programs import Window, YardstickFailed
+from blockcloud.bench.yardsticks import beside
 
 COMET = """log_level = "info"
 [rpc]
@@ -92,7 +94,7 @@ def test_what_is_not_there_is_skipped_with_a_reason(monkeypatch: pytest.MonkeyPa
 @pytest.mark.long
 @pytest.mark.skipif(shutil.which("etcd") is None, reason="there is no etcd here")
 def test_etcd_under_load() -> None:
-    report = yardsticks.etcd(1.0)
+    report = etcd(1.0)
     assert report["per_s"] > 0
     assert 0 < report["p50_ms"] <= report["p95_ms"]
 
@@ -100,6 +102,6 @@ def test_etcd_under_load() -> None:
 @pytest.mark.long
 @pytest.mark.skipif(shutil.which("cometbft") is None, reason="there is no cometbft here")
 def test_cometbft_under_load() -> None:
-    report = yardsticks.cometbft(3.0)
+    report = cometbft(3.0)
     assert report["per_s"] > 0
     assert 0 < report["p50_ms"] <= report["p95_ms"]

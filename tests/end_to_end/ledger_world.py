@@ -162,15 +162,6 @@ class World:
 
         return int(await until(in_step, "the validators to be in step"))
 
-    async def wait_height(self, number: int, height: int) -> None:
-        """Until a validator has applied the commit at `height`."""
-
-        async def there() -> bool:
-            status = await self.status(number)
-            return status is not None and status["height"] >= height
-
-        await until(there, f"validator {number} at height {height}")
-
     async def wait_equal_roots(self) -> tuple[int, str]:
         """Until all that run have shown the state root of one height, at or above what any of them has now; it, after
         comparing all roots seen on the way."""

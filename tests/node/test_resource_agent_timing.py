@@ -33,10 +33,8 @@ CHALLENGER = 9
 
 def desk_that_claims(folder: Path, number: int, compute: int) -> Desk:
     """A node that stakes so many steps a second and nothing else."""
-    key_file, staking = (
-        folder / f"key{number}.pem",
-        Staking(str(folder / str(number)), 0, 10, 1, 0, 1_000, "127.0.0.1", 0),
-    )
+    key_file = folder / f"key{number}.pem"
+    staking = Staking(str(folder / str(number)), 0, 10, 1, 0, 1_000, "127.0.0.1", 0)
     if not key_file.exists():
         key_of(number).save(key_file)
     Path(staking.folder).mkdir(exist_ok=True)

@@ -39,7 +39,8 @@ from blockcloud.node.resources.challenge import (
     places,
     to_be_signed,
 )
-from blockcloud.node.resources.examination import Examination, read_frame, serve, write_frame
+from blockcloud.node.resources.examination import Examination, serve
+from blockcloud.node.resources.frames import read_frame, write_frame
 from blockcloud.node.resources.plot import SegmentProof, make_chunk, make_plot
 from blockcloud.primitives import codec
 from blockcloud.primitives.errors import BadConfiguration, BlockCloudError, Oversized, PeerFault

@@ -22,7 +22,8 @@ import pytest
 
 from blockcloud.node.resources.challenge import ANSWER_BYTES, Candidate, Challenger
 from blockcloud.node.resources.compute import measure_core_steps_per_second
-from blockcloud.node.resources.examination import Examination, read_frame, write_frame
+from blockcloud.node.resources.examination import Examination
+from blockcloud.node.resources.frames import read_frame, write_frame
 from blockcloud.node.resources.plot import PlotFile, make_chunk, make_plot
 from blockcloud.primitives import codec
 from blockcloud.transaction_chain.cloudpos.parameters import ChallengeParameters

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,9 +26,9 @@ def chained(kept: list[bytes]) -> bool:
 
 @given(sizes=st.lists(st.integers(0, 300), min_size=1, max_size=60), restart=st.integers(0, 60))
 def test_the_newest_lines_are_kept_in_bounded_files_and_chained(
-    tmp_path_factory: object, sizes: list[int], restart: int
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], restart: int
 ) -> None:
-    folder: Path = tmp_path_factory.mktemp("log")  # type: ignore[attr-defined]  # pytest does not export the type
+    folder = tmp_path_factory.mktemp("log")
     log = DecisionLog(folder / "log.jsonl", file_bytes=1_000, files=3)
     for number, size in enumerate(sizes):
         if number == restart:

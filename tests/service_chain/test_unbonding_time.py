@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from blockcloud.node.devnet import UNBONDING_SECONDS
 from blockcloud.sdk.light_client import LightClient
 from blockcloud.service_chain.genesis import UNBONDING_MS, StakingParameters
-from blockcloud.service_chain.operations import Unbond, Withdraw
+from blockcloud.service_chain.operations import Operation, Unbond, Withdraw
 from tests.service_chain.era_world import (
     BOND,
     ERA_LENGTH,
@@ -49,15 +49,15 @@ def pass_eras(ledger: EraLedger, count: int, members: tuple[int, ...] = (0, 1, 2
         ledger.end_era()
 
 
-def at(ledger: EraLedger, time_ms: int, node: int, *operations: object) -> str:
+def at(ledger: EraLedger, time_ms: int, node: int, *operations: Operation) -> str:
     """The code of a transaction in a commit of this time."""
-    payload = ledger.sign(NODES[node], *operations)  # type: ignore[arg-type]
+    payload = ledger.sign(NODES[node], *operations)
     ledger.chain.check(payload)
     (outcome,) = ledger.execute((payload,), time_ms=time_ms).outcomes
     return outcome[1]
 
 
-def lie_of_era_1(ledger: EraLedger, level: int) -> object:
+def lie_of_era_1(ledger: EraLedger, level: int) -> Operation:
     seat = next(n for n, seat in enumerate(ledger.plans[1].seats) if seat.node_key == NODES[SEATED].public)
     return equivocation(ledger.chain.chain_id, 1, seat, level, era_key_of(SEATED, 1))
 

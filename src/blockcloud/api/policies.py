@@ -8,7 +8,7 @@ them. Nobody has to believe it: what it forbids is forbidden at once, and what i
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
@@ -18,17 +18,14 @@ from blockcloud.api.problems import NotFound
 from blockcloud.node.validator import Validator
 from blockcloud.primitives import codec
 from blockcloud.primitives.addresses import format_address
-from blockcloud.primitives.limits import STATE_VALUE_BYTES
 from blockcloud.primitives.names import parse_name
 from blockcloud.service_access.policy import AccessRules, CompiledRules, RoleEntry
 from blockcloud.service_chain.machine import ServiceChain
 from blockcloud.service_chain.policies import members_of
 from blockcloud.service_chain.policy_text import check_policy
-from blockcloud.service_chain.records import PolicyRecord, RevocationRecord, RoleRecord
+from blockcloud.service_chain.records import PolicyRecord, RevocationRecord, RoleRecord, decode_record
 from blockcloud.service_chain.rejections import Failed
 from blockcloud.service_chain.state_keys import policy_key, revocations_key, role_key
-
-T = TypeVar("T")
 
 
 def policy_routes(validator: Validator) -> APIRouter:
@@ -51,7 +48,7 @@ def policy_routes(validator: Validator) -> APIRouter:
         name = chain.name(parse_name(role))
         if name is None:
             raise NotFound("no such name is registered", name=role)
-        record = _record(chain, role_key(role), RoleRecord)
+        record = decode_record(chain.get(role_key(role)), RoleRecord)
         return answer(request, role_view(role, members_of(record, name, chain.height), chain.height))
 
     return router
@@ -63,10 +60,14 @@ def rules_of(chain: ServiceChain, name: str) -> AccessRules | None:
     record = chain.name(name)
     if record is None:
         return None
-    policy = _record(chain, policy_key(name), PolicyRecord)
+    policy = decode_record(chain.get(policy_key(name)), PolicyRecord)
     roles = _roles_of(policy.text) if policy is not None else ()
-    entries = tuple(RoleEntry(role, chain.name(role), _record(chain, role_key(role), RoleRecord)) for role in roles)
-    return AccessRules(height, record, policy, _record(chain, revocations_key(name), RevocationRecord), entries)
+    entries = tuple(
+        RoleEntry(role, chain.name(role), decode_record(chain.get(role_key(role)), RoleRecord)) for role in roles
+    )
+    return AccessRules(
+        height, record, policy, decode_record(chain.get(revocations_key(name)), RevocationRecord), entries
+    )
 
 
 @lru_cache(maxsize=256)  # asked several times a second
@@ -104,8 +105,3 @@ def policy_view(rules: AccessRules) -> dict[str, Any]:
 def role_view(role: str, members: tuple[bytes, ...], height: int) -> dict[str, Any]:
     """Who is in a role."""
     return {"role": role, "members": [format_address(each) for each in members], "height": height}
-
-
-def _record(chain: ServiceChain, key: bytes, shape: type[T]) -> T | None:
-    value = chain.get(key)
-    return None if value is None else codec.decode(value, shape, limit=STATE_VALUE_BYTES)

@@ -16,12 +16,10 @@ each signature too, with all five processes (the client is one) on the cores of 
 from __future__ import annotations
 
 import asyncio
-import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -32,12 +30,12 @@ import uvloop
 
 from blockcloud.bench.ledger_history import History, Made
 from blockcloud.bench.machine import cpu_seconds
-from blockcloud.bench.payments import OpenLoop, Payers, Places, Sender, make_places, seeded_keys
-from blockcloud.node.devnet import STOP_SECONDS, Validator, poll_until, start_validator
+from blockcloud.bench.payments import OpenLoop, Payers, Sender, seeded_keys
+from blockcloud.bench.places import Places, make_places, parameters_of, validators
+from blockcloud.node.devnet import poll_until
 from blockcloud.node.snapshot_files import stored_snapshots
 from blockcloud.primitives.errors import LocalFault, TimedOut
 from blockcloud.primitives.keys import SigningKey
-from blockcloud.transaction_chain.parameters import Parameters
 
 LEGS: Final = ("dense", "long", "eras")
 MEMBERS: Final = 4
@@ -183,13 +181,9 @@ class _Run:
         }
 
     def _new_chain(self, folder: Path, leg: Leg) -> tuple[Places, Payers]:
-        period = Parameters.__struct_defaults__[-1]
-        parameters = Parameters(
-            era_length=leg.era_length, leader_table_period=min(period, max(1, (leg.era_length - 1) // 4))
-        )
         # The past ends a moment ago.
         began_ms = time.time_ns() // 1_000_000 - (leg.commits + leg.commits // 10 + 100) * _level_ms(leg)
-        places = make_places(folder, MEMBERS, self._payers, parameters, began_ms)
+        places = make_places(folder, MEMBERS, self._payers, parameters_of(leg.era_length, MEMBERS), began_ms)
         return places, Payers(places.genesis.chain_id(), self._payers, [payer.public for payer in self._payers])
 
     async def _live_rate(self, places: Places, transactions: Payers) -> dict[str, Any]:
@@ -219,7 +213,7 @@ class _Run:
             live, start = await _status(client, places.api(AUTHORS[0])), time.perf_counter()
             # It begins at the genesis, and may be in step before it answers for the first time.
             samples = [Sample(0.0, 0, 0, live["height"], int(live["counters"]["transactions"]), STARTING)]
-            processes.append(start_validator(_listed(places, BEHIND)))
+            processes.append(places.start(BEHIND))
             behind = processes[-1]
             while time.perf_counter() - start < self._deadline_s and not samples[-1].in_step:
                 await asyncio.sleep(POLL_S)
@@ -259,29 +253,6 @@ def _as_report(made: Made, seconds: float, leg: Leg) -> dict[str, Any]:
         "megabytes_of_blocks": round(made.bytes_of_blocks / 1e6, 1),
         "made_in_s": round(seconds, 1),
     }
-
-
-def _listed(places: Places, number: int) -> Validator:
-    config = places.configs[number]
-    link = places.genesis.validators[number].link_address
-    return Validator(number, places.api(number), link, 0, str(config.home), str(config.data_path))
-
-
-@contextmanager
-def validators(places: Places, numbers: Sequence[int]) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Validator processes of these members; more may be added to the list, and all end with the context."""
-    processes = [start_validator(_listed(places, number)) for number in numbers]
-    try:
-        yield processes
-    finally:
-        for process in processes:
-            process.send_signal(signal.SIGTERM)
-        for process in processes:
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
 
 def _client() -> httpx2.AsyncClient:

@@ -40,9 +40,7 @@ SOURCE: Final = """(module
 def run(calls: int = 2_000) -> dict[str, Any]:
     """Measure and return {"figures": ..., "bars": ..., "peer": ..., "ratio": ...}."""
     code = from_text(SOURCE)
-    state, runtime = WorkingState(lambda key: None), ContractRuntime(ContractParameters())
-    state.get(account_key(OWNER), Account)
-    state.put(account_key(OWNER), Account(10**12))
+    state, runtime = _funded_state(), ContractRuntime(ContractParameters())
     number = iter(range(10**9))
 
     def deploy() -> bytes:
@@ -78,13 +76,17 @@ def run(calls: int = 2_000) -> dict[str, Any]:
     }
 
 
-def _first_deploy(runtime: ContractRuntime, code: bytes, number: int) -> None:
-    """Deploy a module that nobody has compiled yet: the same with another number in a note at its end."""
+def _funded_state() -> WorkingState:
     state = WorkingState(lambda key: None)
     state.get(account_key(OWNER), Account)
     state.put(account_key(OWNER), Account(10**12))
+    return state
+
+
+def _first_deploy(runtime: ContractRuntime, code: bytes, number: int) -> None:
+    """Deploy a module that nobody has compiled yet: the same with another number in a note at its end."""
     noted = code + b"\x00\x0a\x01n" + number.to_bytes(8)
-    runtime.deploy(state, noted, b"", Call(b"", OWNER, "", b"", 0, TRANSACTION_FUEL, 1, 0), 10**12)
+    runtime.deploy(_funded_state(), noted, b"", Call(b"", OWNER, "", b"", 0, TRANSACTION_FUEL, 1, 0), 10**12)
 
 
 def _us(work: Callable[[], object], times: int) -> float:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from blockcloud.bench.payments import Places
+from blockcloud.bench.places import Places
 from blockcloud.node.applying import SharedChain
 from blockcloud.node.certification import Certification
 from blockcloud.node.ledger_tables import LedgerTables
@@ -39,7 +39,6 @@ class Made:
     """What a history holds. `bytes_of_blocks` as they travel."""
 
     commits: int = 0
-    levels: int = 0
     blocks: int = 0
     transactions: int = 0
     eras: int = 1
@@ -141,7 +140,6 @@ class History:
         blocks = [self._block(author, tuple(payload)) for author, payload in zip(self._authors, payloads, strict=True)]
         self._below = [block.reference for block in blocks]
         self._newest = blocks
-        self.made.levels += 1
         self.made.blocks += len(blocks)
         self.made.bytes_of_blocks += sum(len(block.raw) for block in blocks)
         self._tables.put_blocks(self._plan.era, blocks, ())

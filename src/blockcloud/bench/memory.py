@@ -23,14 +23,13 @@ from typing import Any, Final
 import httpx2
 import uvloop
 
-from blockcloud.bench.catchup import validators
 from blockcloud.bench.machine import cpu_seconds
-from blockcloud.bench.payments import BUSY_PAUSE_S, Payers, Places, Sender, Sent, make_places, seeded_keys
+from blockcloud.bench.payments import BUSY_PAUSE_S, Payers, Sender, Sent, seeded_keys
+from blockcloud.bench.places import Places, make_places, parameters_of, validators
 from blockcloud.node.devnet import poll_until
 from blockcloud.primitives.errors import TimedOut
 from blockcloud.primitives.hashes import sha256
 from blockcloud.service_chain.genesis import FeeParameters
-from blockcloud.transaction_chain.parameters import Parameters
 
 MEMORY_MIB_MAX: Final = 600
 PAYERS: Final = 10_000  # accounts that sign
@@ -87,11 +86,7 @@ def run(
     each `every` operations, of the validator that occupies most then. `ratio` is the last over the bar."""
     payers = seeded_keys(min(PAYERS, keys), "bench-payer")
     others = [sha256(b"bench-account/" + number.to_bytes(8)) for number in range(keys - len(payers))]
-    parameters = Parameters(
-        leader_slots=min(2, validators_count),
-        era_length=era_length,
-        leader_table_period=min(100, max(1, (era_length - 1) // 4)),
-    )
+    parameters = parameters_of(era_length, validators_count)
     with tempfile.TemporaryDirectory(prefix="blockcloud-bench-") as folder:
         places = make_places(Path(folder), validators_count, payers, parameters, time.time_ns() // 1_000_000)
         transactions = Payers(places.genesis.chain_id(), payers, [payer.public for payer in payers] + others)
@@ -160,7 +155,7 @@ class _Watch:
 async def _work(
     places: Places, transactions: Payers, others: Sequence[bytes], operations: int, every: int, watch: _Watch
 ) -> None:
-    async with Sender([place for place in map(places.api, range(len(places.configs)))], IN_FLIGHT) as sender:
+    async with Sender([places.api(number) for number in range(len(places.configs))], IN_FLIGHT) as sender:
         groups = [others[i : i + NEW_ACCOUNTS_EACH] for i in range(0, len(others), NEW_ACCOUNTS_EACH)]
         groups.reverse()
         deposit = FeeParameters().new_key_deposit

@@ -1,4 +1,4 @@
-"""Signed transfers for the benchmarks: who pays whom, a chain that begins with funded payers, and how to send.
+"""Signed transfers for the benchmarks: who pays whom, and how to send.
 
 Payers take turns, so that the transactions of one account are far apart and arrive in the order of their sequences;
 receivers are drawn uniformly. Everything follows from a seed.
@@ -12,26 +12,17 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import quantiles
 from typing import Final
 
 import httpx2
 import msgspec
 
-from blockcloud.node.config import NodeConfig
-from blockcloud.node.devnet import BOND_MICRO_BLOC, FEES_MICRO_BLOC, HOST, free_port
-from blockcloud.node.homes import fill_home
-from blockcloud.node.membership import onion_core
 from blockcloud.primitives import codec
-from blockcloud.primitives.amounts import GENESIS_SUPPLY_MICRO_BLOC
-from blockcloud.primitives.hash_onion import HashOnion
 from blockcloud.primitives.hashes import sha256
 from blockcloud.primitives.keys import SigningKey
-from blockcloud.service_chain.genesis import Genesis, GenesisValidator, NamingParameters, StakingParameters
 from blockcloud.service_chain.operations import Transfer
 from blockcloud.service_chain.transaction import TransactionBody, sign_transaction
-from blockcloud.transaction_chain.parameters import Parameters
 
 FEE_LIMIT: Final = 1_000_000_000
 FOREVER: Final = 2**40
@@ -68,60 +59,6 @@ class Payers:
         operations = tuple(Transfer(receiver, amount) for receiver in receivers)
         body = TransactionBody(self._chain_id, key.public, 0, lap, FOREVER, FEE_LIMIT, operations)
         return sign_transaction(body, key)
-
-
-@dataclass(frozen=True, slots=True)
-class Places:
-    """The homes of a chain's first validators, in the order of their seats, with their keys."""
-
-    genesis: Genesis
-    configs: tuple[NodeConfig, ...]
-    keys: tuple[SigningKey, ...]
-
-    def api(self, number: int) -> str:
-        """The URL of a validator's API."""
-        return f"http://{HOST}:{self.configs[number].api_port}"
-
-
-def make_places(
-    folder: Path, validators: int, payers: Sequence[SigningKey], parameters: Parameters, time_ms: int
-) -> Places:
-    """A new chain that began at `time_ms`, in whose genesis the payers share the supply; its validators' homes, ready
-    to run, are in `folder`."""
-    keys = tuple(sorted((SigningKey.generate() for _ in range(validators)), key=lambda key: key.public))
-    onions = [SigningKey.generate() for _ in keys]
-    staking = StakingParameters()
-    configs = tuple(
-        NodeConfig(home=folder / f"node{number}", api_port=free_port(), link_port=free_port())
-        for number in range(validators)
-    )
-    members = tuple(
-        GenesisValidator(
-            key.public,
-            BOND_MICRO_BLOC,
-            f"http://{HOST}:{config.api_port}",
-            f"{HOST}:{config.link_port}",
-            onion_tip=HashOnion(onion_core(onion), staking.onion_length).tip,
-        )
-        for key, onion, config in zip(keys, onions, configs, strict=True)
-    )
-    free = GENESIS_SUPPLY_MICRO_BLOC - (BOND_MICRO_BLOC + FEES_MICRO_BLOC) * validators
-    share, rest = divmod(free, len(payers))
-    balances = tuple((payer.public, share + (rest if i == 0 else 0)) for i, payer in enumerate(payers))
-    genesis = Genesis(
-        name="bench",
-        time_ms=time_ms,
-        parameters=parameters,
-        naming=NamingParameters(),
-        validators=members,
-        accounts=balances + tuple((key.public, FEES_MICRO_BLOC) for key in keys),
-        staking=staking,
-    )
-    genesis.check()
-    for config, key, onion in zip(configs, keys, onions, strict=True):
-        config.home.mkdir(mode=0o700, parents=True)
-        fill_home(config, genesis, key, onion)
-    return Places(genesis, configs, keys)
 
 
 @dataclass

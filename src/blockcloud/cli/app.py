@@ -24,19 +24,19 @@ app = typer.Typer(
     epilog="Start here: blockcloud demo",
 )
 GROUPS: Final = (
-    (devnet, "devnet"),
-    (node, "node"),
-    (validator, "validator"),
-    (account, "account"),
-    (name, "name"),
-    (trust, "trust"),
-    (contract, "contract"),
+    (devnet.app, "devnet"),
+    (node.app, "node"),
+    (validator.app, "validator"),
+    (account.app, "account"),
+    (name.app, "name"),
+    (trust.app, "trust"),
+    (contract.app, "contract"),
+    (policy.app, "policy"),
+    (policy.grant, "grant"),
+    (policy.role, "role"),
 )
-GROUPS_OF_ACCESS: Final = ((policy.app, "policy"), (policy.grant, "grant"), (policy.role, "role"))
 for group, group_name in GROUPS:
-    app.add_typer(group.app, name=group_name)
-for typer_app, group_name in GROUPS_OF_ACCESS:
-    app.add_typer(typer_app, name=group_name)
+    app.add_typer(group, name=group_name)
 chain.register(app)
 service.register(app)
 doctor.register(app)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -17,7 +16,6 @@ from blockcloud.primitives.errors import BadConfiguration
 from blockcloud.primitives.names import parse_name
 
 if TYPE_CHECKING:
-    from blockcloud.sdk import AsyncClient
     from blockcloud.service_access.admission import AccessRequest
     from blockcloud.service_access.policy import CompiledRules
     from blockcloud.service_chain.operations import Operation
@@ -83,10 +81,9 @@ def try_policy(
     file: File = None,
 ) -> None:
     """Would this account be let in? Exit code 1 if not. With --file, an account is in the role that --role names."""
-    compiled, request, now_s = _case(name, principal, in_role, source, at, file)
-    decision = compiled.decide(request, now_s, granted=granted)
-    show(_decision_view(compiled, request, decision, now_s), as_json=options.as_json)
-    if not decision.allowed:
+    view = _decision_view(*_case(name, principal, in_role, source, at, file), granted)
+    show(view, as_json=options.as_json)
+    if not view["allowed"]:
         raise typer.Exit(EXIT_FAILURE)
 
 
@@ -104,8 +101,7 @@ def explain(
     from blockcloud.service_access.explain import explain as explain_rules
 
     compiled, request, now_s = _case(name, principal, in_role, source, at, file)
-    decision = compiled.decide(request, now_s, granted=granted)
-    view = _decision_view(compiled, request, decision, now_s)
+    view = _decision_view(compiled, request, now_s, granted)
     show({**view, "explained": explain_rules(compiled, request, now_s, granted)}, as_json=options.as_json)
 
 
@@ -274,9 +270,11 @@ async def _proven(name: str) -> CompiledRules:
         return CompiledRules(await proven_rules(client, name))
 
 
-def _decision_view(compiled: CompiledRules, request: AccessRequest, decision: Any, now_s: int) -> dict[str, Any]:
+def _decision_view(compiled: CompiledRules, request: AccessRequest, now_s: int, granted: bool) -> dict[str, Any]:
+    """The decision on such a request, and what was asked."""
     from blockcloud.primitives.addresses import format_address
 
+    decision = compiled.decide(request, now_s, granted=granted)
     return {
         "name": request.name,
         "principal": format_address(request.key),
@@ -298,18 +296,13 @@ def _change(operation: Operation, more: dict[str, Any]) -> None:
     """Commit one operation and show its receipt."""
     key = load_key()
 
-    async def commit(client: AsyncClient) -> dict[str, Any]:
+    async def commit() -> dict[str, Any]:
         from blockcloud.api.views import receipt_view
 
-        receipt = await client.transact(key, operation)
-        return {**more, "receipt": receipt_view(receipt)}
+        async with open_client() as client:
+            return {**more, "receipt": receipt_view(await client.transact(key, operation))}
 
-    show(asyncio.run(_with_client(commit)), as_json=options.as_json)
-
-
-async def _with_client(call: Callable[[AsyncClient], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
-    async with open_client() as client:
-        return await call(client)
+    show(asyncio.run(commit()), as_json=options.as_json)
 
 
 def _account(text: str) -> bytes:

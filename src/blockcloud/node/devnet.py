@@ -23,6 +23,7 @@ from typing import Any, Final
 
 import msgspec
 
+from blockcloud.node.clock import unix_ms
 from blockcloud.node.config import BASE_PORT, NodeConfig
 from blockcloud.node.homes import EXAMINATION_OFFSET, fill_home, resources_at
 from blockcloud.node.launcher import Launcher
@@ -293,7 +294,7 @@ def _genesis(
         parameters = msgspec.structs.replace(parameters, era_length=era_length, leader_table_period=period)
     genesis = Genesis(
         name="devnet",
-        time_ms=time.time_ns() // 1_000_000,
+        time_ms=unix_ms(),
         parameters=parameters,
         naming=NamingParameters(),
         validators=validators,

@@ -24,10 +24,6 @@ class FairShares:
         self._held: dict[Hashable, int] = {}
         self._heavy: dict[Hashable, float] = {}  # when it was last seen to be heavy, in this order
 
-    def held(self, holder: Hashable) -> int:
-        """How many units `holder` has."""
-        return self._held.get(holder, 0)
-
     def is_light(self, holder: Hashable) -> bool:
         """Whether `holder` has little."""
         return self._held.get(holder, 0) < LIGHT

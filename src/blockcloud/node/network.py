@@ -27,7 +27,8 @@ import structlog
 
 from blockcloud.node.authentication import ACCEPTED, introduce, recognise
 from blockcloud.node.link import Link
-from blockcloud.primitives.errors import BadConfiguration, BlockCloudError, PeerFault, TimedOut, Unreachable
+from blockcloud.node.listening import connections, open_listener
+from blockcloud.primitives.errors import BadConfiguration, BlockCloudError, PeerFault, TimedOut
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.primitives.limits import HANDSHAKE_SECONDS, PEER_QUEUE_BYTES
 from blockcloud.service_access.tls import client_context, peer_certificate_hash, server_context
@@ -36,7 +37,6 @@ PURPOSE: Final = "validator-link"
 GUESTS: Final = 32  # linked at a time
 PEERS_KEPT: Final = 1_024  # guests that left are forgotten beyond it
 HALF_OPEN_LINKS: Final = 64  # connections that have not yet authenticated
-ACCEPT_PAUSE_S: Final = 0.1
 REDIAL_MIN_S: Final = 0.05
 REDIAL_MAX_S: Final = 5.0
 REST_MIN_S: Final = 1.0  # after a fault; doubles with each further one
@@ -145,13 +145,7 @@ class Network:
 
     async def start(self, host: str, port: int) -> int:
         """Listen; gives the port. Raises Unreachable if the address is taken."""
-        try:
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            listener = socket.create_server((host, port), family=family, backlog=HALF_OPEN_LINKS)
-        except OSError as error:
-            raise Unreachable(f"cannot listen for validators: {error.strerror}", host=host, port=port) from None
-        listener.setblocking(False)
-        self._listener = listener
+        self._listener = listener = open_listener(host, port, awaited="validators", backlog=HALF_OPEN_LINKS)
         self._spawn(self._keep_answering(listener))
         self._spawn(self._keep_alive())
         bound: int = listener.getsockname()[1]
@@ -329,13 +323,7 @@ class Network:
     # Answering
 
     async def _keep_answering(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                connection, _ = await self._loop.sock_accept(listener)
-            except OSError as error:  # too many open files, or the caller is gone already
-                log.warning("accept_failed", error=error)
-                await asyncio.sleep(ACCEPT_PAUSE_S)
-                continue
+        async for connection in connections(listener):
             if self._half_open >= HALF_OPEN_LINKS:
                 self.refused["half_open_limit"] += 1
                 connection.close()

@@ -11,21 +11,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from blockcloud.primitives import codec
 from blockcloud.primitives.addresses import format_address, parse_address
 from blockcloud.primitives.amounts import parse_amount
-from blockcloud.primitives.errors import BadConfiguration, InvalidAddress, Malformed
+from blockcloud.primitives.errors import BadConfiguration, Malformed
 from blockcloud.primitives.hashes import sha256
 from blockcloud.primitives.keys import SigningKey
-from blockcloud.primitives.limits import STATE_VALUE_BYTES
 from blockcloud.sdk.client import AsyncClient
 from blockcloud.service_chain.contracts.host import SIGNATURES
-from blockcloud.service_chain.contracts.limits import CODE_BYTES
+from blockcloud.service_chain.contracts.limits import CODE_BYTES, DEPLOY_BYTE_FUEL, DEPLOY_FUEL, TRANSACTION_FUEL
 from blockcloud.service_chain.contracts.profile import INITIALIZE, Checked, check_module, without_custom_sections
 from blockcloud.service_chain.contracts.runtime import contract_address
 from blockcloud.service_chain.operations import CallContract, Deploy
 from blockcloud.service_chain.receipts import Receipt
-from blockcloud.service_chain.records import StorageCell
+from blockcloud.service_chain.records import StorageCell, decode_record
 from blockcloud.service_chain.state_keys import storage_key
 
 SOURCE: Final = "contract.wat"
@@ -135,8 +133,6 @@ async def deploy(
 
 def deployment_fuel(code: bytes) -> int:
     """Enough for a module and an `init` that does not do much."""
-    from blockcloud.service_chain.contracts.limits import DEPLOY_BYTE_FUEL, DEPLOY_FUEL, TRANSACTION_FUEL
-
     return min(TRANSACTION_FUEL, DEPLOY_FUEL + DEPLOY_BYTE_FUEL * len(code) + FUEL)
 
 
@@ -164,8 +160,8 @@ async def contract_view(client: AsyncClient, contract: bytes) -> dict[str, Any]:
 async def stored(client: AsyncClient, contract: bytes, key: bytes, **how: Any) -> bytes | None:
     """What a contract keeps under a key, proven at a certified checkpoint whatever node answers; None if nothing.
     Keywords as `AsyncClient.proven`."""
-    value = (await client.proven(storage_key(contract, key), **how)).value
-    return None if value is None else codec.decode(value, StorageCell, limit=STATE_VALUE_BYTES).value
+    cell = decode_record((await client.proven(storage_key(contract, key), **how)).value, StorageCell)
+    return None if cell is None else cell.value
 
 
 async def query(client: AsyncClient, contract: bytes, method: str, arguments: bytes = b"") -> dict[str, Any]:
@@ -175,7 +171,6 @@ async def query(client: AsyncClient, contract: bytes, method: str, arguments: by
 
 
 __all__ = [
-    "InvalidAddress",
     "build",
     "call",
     "check",

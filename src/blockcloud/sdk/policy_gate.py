@@ -15,7 +15,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 
@@ -42,7 +42,9 @@ PROVE_TIMEOUT_SECONDS: Final = 20.0
 PROVE_AGAIN_SECONDS: Final = 20.0
 LOOK_AGAIN_SECONDS: Final = 5.0  # at running sessions: grants expire and hours pass without a change on the ledger
 STALE: Final = "policy_stale"
-SESSION_LOST: Final = "session_ended"
+TOLD_CHARACTERS: Final = 200
+
+R = TypeVar("R", bound=codec.Struct)
 
 log = structlog.get_logger(__name__)
 
@@ -50,44 +52,27 @@ log = structlog.get_logger(__name__)
 async def proven_rules(client: AsyncClient, name: str, *, at_least_height: int = 0) -> AccessRules:
     """What the ledger holds about access to `name`, each record proven. Raises UnknownName and as `client.proven`."""
 
-    async def get(key: bytes, shape: type[codec.Struct]) -> tuple[int, codec.Struct | None]:
-        proven = await client.proven(key, at_least_height=at_least_height, timeout_s=PROVE_TIMEOUT_SECONDS)
-        value = proven.value
-        return proven.height, None if value is None else codec.decode(value, shape, limit=STATE_VALUE_BYTES)
-
     heights: list[int] = []
 
-    async def record(key: bytes, shape: type[codec.Struct]) -> codec.Struct | None:
-        height, found = await get(key, shape)
-        heights.append(height)
-        return found
+    async def record(key: bytes, shape: type[R]) -> R | None:
+        proven = await client.proven(key, at_least_height=at_least_height, timeout_s=PROVE_TIMEOUT_SECONDS)
+        heights.append(proven.height)
+        return None if proven.value is None else codec.decode(proven.value, shape, limit=STATE_VALUE_BYTES)
 
     owner = await record(name_key(name), NameRecord)
-    if not isinstance(owner, NameRecord):
+    if owner is None:
         raise UnknownName("register the name first: blockcloud name register", name=name)
     policy = await record(policy_key(name), PolicyRecord)
     revocations = await record(revocations_key(name), RevocationRecord)
     roles: tuple[str, ...] = ()
-    if isinstance(policy, PolicyRecord):
+    if policy is not None:
         with suppress(Failed):
             roles = check_policy(policy.text).roles
-    entries = []
-    for role in roles:
-        held, members = await record(name_key(role), NameRecord), await record(role_key(role), RoleRecord)
-        entries.append(
-            RoleEntry(
-                role,
-                held if isinstance(held, NameRecord) else None,
-                members if isinstance(members, RoleRecord) else None,
-            )
-        )
-    return AccessRules(
-        min(heights),
-        owner,
-        policy if isinstance(policy, PolicyRecord) else None,
-        revocations if isinstance(revocations, RevocationRecord) else None,
-        tuple(entries),
-    )
+    entries = [
+        RoleEntry(role, await record(name_key(role), NameRecord), await record(role_key(role), RoleRecord))
+        for role in roles
+    ]
+    return AccessRules(min(heights), owner, policy, revocations, tuple(entries))
 
 
 async def told_rules(client: AsyncClient, url: str, name: str, *, timeout_s: float | None = None) -> AccessRules:
@@ -145,14 +130,15 @@ class PolicyGate:
     @property
     def digest(self) -> bytes:
         """Of the newest policy known."""
-        return self._newest().digest if self._proven is not None else b""
+        known = self._all()
+        return known[-1].digest if known else b""
 
     def admit(self, request: AccessRequest) -> None:
         """Decide and log. Raises PolicyDenied."""
         decision = self.decide(request)
         self._note("connect", request, decision)
         if not decision.allowed:
-            raise PolicyDenied(f"{decision.detail} [{decision.reason}]"[:200])
+            raise PolicyDenied(_told(decision))
 
     def opened(self, request: AccessRequest, session: Session) -> None:
         """Watch an admitted session."""
@@ -178,9 +164,6 @@ class PolicyGate:
         """Proven first, then what nodes say, lowest height first."""
         told = sorted(self._told.values(), key=lambda each: each.rules.height)
         return [each for each in (self._proven, *told) if each is not None]
-
-    def _newest(self) -> CompiledRules:
-        return self._all()[-1]
 
     def _note(self, action: str, request: AccessRequest, decision: Decision) -> None:
         if not decision.allowed:
@@ -270,4 +253,9 @@ class PolicyGate:
             if not decision.allowed:
                 del self._sessions[session]
                 self._note("end", request, decision)
-                session.abort(PolicyDenied.code, f"{decision.detail} [{decision.reason}]"[:200])
+                session.abort(PolicyDenied.code, _told(decision))
+
+
+def _told(decision: Decision) -> str:
+    """What a consumer hears of a refusal."""
+    return f"{decision.detail} [{decision.reason}]"[:TOLD_CHARACTERS]

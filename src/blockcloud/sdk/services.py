@@ -40,9 +40,9 @@ from blockcloud.service_access.listener import listen as listen_at
 from blockcloud.service_access.session import SessionParameters
 from blockcloud.service_access.stream import Session
 
-Place = str | Path | Home | None
 DECISIONS_FOLDER: Final = "decisions"
 
+Place = str | Path | Home | None
 OwnerKey = str | Path | SigningKey | None
 
 

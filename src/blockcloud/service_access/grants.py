@@ -15,7 +15,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import biscuit_auth
@@ -27,6 +27,7 @@ from biscuit_auth import (
     BiscuitValidationError,
     BlockBuilder,
     DataLogError,
+    Fact,
     Rule,
     UnverifiedBiscuit,
 )
@@ -105,7 +106,8 @@ class Revoked:
 
 @dataclass(frozen=True, slots=True)
 class GrantFacts:
-    """What a verified grant says. `ids` are the revocation ids of all its parts, the first is the owner's."""
+    """What a verified grant, or one part of it, says. `ids` are the revocation ids of all its parts, the first is the
+    owner's."""
 
     name: str
     holder: bytes
@@ -133,7 +135,7 @@ def attenuate(grant: bytes, owner: bytes, *, expires_s: int) -> bytes:
     links = _links(grant)
     root = owner
     for raw in links[:-1]:
-        root = _facts(_token(raw, root))[1]
+        root = _facts(_token(raw, root)).holder
     last = _token(links[-1], root).append(BlockBuilder("check if time($t), $t < {end}", {"end": expires_s}))
     return _packed((*links[:-1], bytes(last.to_bytes())))
 
@@ -145,31 +147,31 @@ def verify_grant(
     Malformed, Oversized."""
     void = revoked or Revoked()
     root, may_delegate = owner, True
-    ids: list[bytes] = []
-    facts: tuple[str, bytes, int, bool] | None = None
+    ids: tuple[bytes, ...] = ()
+    facts: GrantFacts | None = None
     for raw in _links(grant):
         if not may_delegate:
             raise GrantNotDelegable
         token = _token(raw, root)
         facts = _facts(token)
-        ids += _ids(token.revocation_ids)
-        if facts[0] != name:
-            raise GrantForAnotherName(granted=facts[0][:80], asked=name)
-        if facts[2] < void.issued_after_s or any(each in void.ids for each in ids):
+        ids += facts.ids
+        if facts.name != name:
+            raise GrantForAnotherName(granted=facts.name[:80], asked=name)
+        if facts.issued_s < void.issued_after_s or any(each in void.ids for each in ids):
             raise GrantRevoked(name=name)
         _authorise(token, name, now_s, host)
-        root, may_delegate = facts[1], facts[3]
+        root, may_delegate = facts.holder, facts.delegable
     assert facts is not None, "a grant has a link"
-    if facts[1] != holder:
-        raise GrantOfAnotherHolder(holder=facts[1].hex()[:16])
-    return GrantFacts(facts[0], facts[1], facts[2], facts[3], tuple(ids))
+    if facts.holder != holder:
+        raise GrantOfAnotherHolder(holder=facts.holder.hex()[:16])
+    return replace(facts, ids=ids)
 
 
 def expiry_of(grant: bytes, owner: bytes) -> int:
     """When the owner's part of a grant ends (Unix time), and the grant with it. Raises GrantInvalid."""
     token = _token(_links(grant)[0], owner)
     _facts(token)
-    found = _limited(AuthorizerBuilder("allow if true")).build(token).query(Rule("end($e) <- expires($e)"))
+    found = _query(token, "end($e) <- expires($e)")
     if len(found) != 1 or not isinstance(found[0].terms[0], int):
         raise GrantInvalid("a grant says when it ends")
     return max(0, found[0].terms[0])
@@ -247,18 +249,22 @@ def _unverified(raw: bytes) -> UnverifiedBiscuit:
         raise GrantInvalid(str(error)) from None
 
 
-def _ids(texts: Collection[str]) -> list[bytes]:
+def _ids(texts: Collection[str]) -> tuple[bytes, ...]:
     """Biscuit's revocation ids are signatures of 64 bytes; the ledger keeps 32."""
-    return [tagged_hash("grant-id/v1", bytes.fromhex(text)) for text in texts]
+    return tuple(tagged_hash("grant-id/v1", bytes.fromhex(text)) for text in texts)
 
 
-def _facts(token: Biscuit) -> tuple[str, bytes, int, bool]:
-    """(name, holder, issued, delegable) of the authority block; appended blocks cannot add to it."""
+def _query(token: Biscuit, rule: str) -> list[Fact]:
+    """What `rule` finds in the authority block; appended blocks cannot add to it. Raises GrantInvalid."""
     try:
-        authorizer = _limited(AuthorizerBuilder("allow if true")).build(token)
-        found = authorizer.query(Rule("facts($n, $h, $i, $d) <- grant($n), holder($h), issued($i), delegable($d)"))
+        return _limited(AuthorizerBuilder("allow if true")).build(token).query(Rule(rule))
     except (AuthorizationError, DataLogError) as error:
         raise GrantInvalid(str(error)) from None
+
+
+def _facts(token: Biscuit) -> GrantFacts:
+    """What one part says. Raises GrantInvalid."""
+    found = _query(token, "facts($n, $h, $i, $d) <- grant($n), holder($h), issued($i), delegable($d)")
     if len(found) != 1:
         raise GrantInvalid("a grant names one service, one holder and one time")
     name, holder, issued, delegable = found[0].terms
@@ -267,7 +273,7 @@ def _facts(token: Biscuit) -> tuple[str, bytes, int, bool]:
     holder = bytes(holder) if isinstance(holder, bytes | bytearray | list) else b""
     if len(holder) != 32:
         raise GrantInvalid("a grant is made out to a key of 32 bytes")
-    return name, holder, issued, delegable
+    return GrantFacts(name, holder, issued, delegable, _ids(token.revocation_ids))
 
 
 def _authorise(token: Biscuit, name: str, now_s: int, host: str) -> None:

@@ -136,15 +136,13 @@ class CompiledRules:
             if request.role not in roles:
                 return self._denied(NOT_IN_ROLE, f"the account is not in the role {request.role[:80]}")
             roles = (request.role,)
-        if granted is None:
-            granted = False
-            if request.grant:
-                try:
-                    self._check_grant(request, now_s)
-                except PeerFault as refused:
-                    return self._denied(refused.code, f"the grant is refused: {refused}"[:160])
-                granted = True
-        return self._evaluate(self._set, request, roles, granted, now_s)
+        if granted is None and request.grant:
+            try:
+                self._check_grant(request, now_s)
+            except PeerFault as refused:
+                return self._denied(refused.code, f"the grant is refused: {refused}"[:160])
+            granted = True
+        return self._evaluate(self._set, request, roles, bool(granted), now_s)
 
     def _check_grant(self, request: AccessRequest, now_s: int) -> None:
         verify_grant(

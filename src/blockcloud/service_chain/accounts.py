@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from blockcloud.service_chain.genesis import FeeParameters, NamingParameters, StakingParameters
 from blockcloud.service_chain.operations import Transfer
@@ -14,6 +14,9 @@ from blockcloud.service_chain.state_keys import account_key
 from blockcloud.service_chain.working_state import WorkingState
 from blockcloud.transaction_chain.cloudpos.parameters import ChallengeParameters
 from blockcloud.transaction_chain.era import EraPlan
+
+if TYPE_CHECKING:
+    from blockcloud.service_chain.contracts.runtime import ContractRuntime
 
 # What an operation tells subscribers: (kind, data).
 Event = tuple[str, bytes]
@@ -33,7 +36,7 @@ class Context:
     plan: EraPlan  # of the era that the commit belongs to
     era_length: int  # commits
     challenges: ChallengeParameters
-    contracts: object = None  # the `ContractRuntime` of the thread that executes
+    contracts: ContractRuntime  # of the thread that executes
 
 
 def debit(state: WorkingState, owner: bytes, amount: int) -> None:

@@ -15,7 +15,7 @@ between (an equivocator found late) is left out. That leaves one lever after the
 the seat.
 
 *Liveness before rotation.* If fewer than min(4, present members) may sit, the present seats stay, with their consensus
-keys and weights, under the next era's number and beacon. Members that were jailed for an offence go even then, if
+keys and bonds, under the next era's number and beacon. Members that were jailed for an offence go even then, if
 enough are left.
 
 *Consensus keys.* A key serves one candidate once, so that a signature of an era accuses one member. Who used a key is

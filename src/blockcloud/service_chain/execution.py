@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from blockcloud.service_chain.accounts import NO_EVENTS, Context, Event, apply_transfer, credit
 from blockcloud.service_chain.contracts.limits import REASON_BYTES
 from blockcloud.service_chain.contracts.rules import apply_call, apply_deploy, told_by
-from blockcloud.service_chain.contracts.runtime import ContractRuntime, Spent
+from blockcloud.service_chain.contracts.runtime import Spent
 from blockcloud.service_chain.eras import apply_ready, apply_reveal
 from blockcloud.service_chain.evidence import apply_report_conflict, apply_report_equivocation
 from blockcloud.service_chain.fees import fuel_of, fuel_weight
@@ -189,7 +189,6 @@ def _settled(
     reserved = fuel_of(body.operations)
     if not reserved:
         return Effect(code, base_fee * weight, events, weight)
-    assert isinstance(context.contracts, ContractRuntime), "the service machine gives its runtime"
     spent = context.contracts.take_spent()
     unused = fuel_weight(reserved) - fuel_weight(spent.fuel)
     credit(state, body.sender, base_fee * unused)

@@ -38,6 +38,7 @@ from blockcloud.service_chain.records import (
     Fees,
     NameRecord,
     StakeRecord,
+    decode_record,
 )
 from blockcloud.service_chain.rejections import DUPLICATE, StaleSequence, Unpaid
 from blockcloud.service_chain.resources import stake_record, turn_round
@@ -102,6 +103,12 @@ def _receipt(transaction_id: bytes, height: int, index: int, effect: Effect) -> 
     return Receipt(transaction_id, height, index, effect.code, effect.fee, spent.fuel, spent.output, events)
 
 
+def _slots(transaction: Transaction) -> int:
+    """For how many operations a transaction counts in a block, its fuel included."""
+    operations = transaction.body.operations
+    return min(TRANSACTION_OPERATIONS, len(operations) + fuel_of(operations) // FUEL_PER_SLOT)
+
+
 class ServiceChain:
     """The state machine of `genesis` over `store`: recovered if the store has a height, else begun from the genesis.
 
@@ -139,8 +146,7 @@ class ServiceChain:
             known = self._parse(payload)
             verify_signatures(known)
             self._parsed.add(known)
-        fuel = fuel_of(known.body.operations)
-        return min(TRANSACTION_OPERATIONS, len(known.body.operations) + fuel // FUEL_PER_SLOT)
+        return _slots(known)
 
     def check_vouched(self, payload: bytes) -> int:
         """As `check`, for a payload in a block that a quorum has committed: its signatures are not verified again.
@@ -152,7 +158,7 @@ class ServiceChain:
         if known is None:
             known = self._parse(payload)
             self._parsed.add(known)
-        return len(known.body.operations)
+        return _slots(known)
 
     def _parse(self, payload: bytes) -> Transaction:
         transaction = parse_transaction(payload)
@@ -263,8 +269,7 @@ class ServiceChain:
 
     def account(self, public_key: bytes, height: int | None = None) -> Account | None:
         """The account of a public key."""
-        value = self.get(account_key(public_key), height)
-        return None if value is None else codec.decode(value, Account, limit=STATE_VALUE_BYTES)
+        return decode_record(self.get(account_key(public_key), height), Account)
 
     def sequence_in_memory(self, public_key: bytes) -> int | None:
         """The sequence that an account's owner lane has reached, if the account is in memory; costs one lookup."""
@@ -273,8 +278,7 @@ class ServiceChain:
 
     def name(self, name: str, height: int | None = None) -> NameRecord | None:
         """The record of a name, whether or not it is still active (`NameRecord.is_active`)."""
-        value = self.get(name_key(name), height)
-        return None if value is None else codec.decode(value, NameRecord, limit=STATE_VALUE_BYTES)
+        return decode_record(self.get(name_key(name), height), NameRecord)
 
     def instance_keys(self, name: str) -> tuple[bytes, ...]:
         """The keys that may serve under `name` now: none if it is not registered, expired or revoked."""
@@ -298,8 +302,7 @@ class ServiceChain:
 
     def contract(self, address: bytes, height: int | None = None) -> ContractRecord | None:
         """The contract at an address."""
-        value = self.get(contract_key(address), height)
-        return None if value is None else codec.decode(value, ContractRecord, limit=STATE_VALUE_BYTES)
+        return decode_record(self.get(contract_key(address), height), ContractRecord)
 
     @property
     def plan(self) -> EraPlan:
@@ -312,22 +315,18 @@ class ServiceChain:
 
     def plan_of(self, era: int) -> EraPlan | None:
         """The plan of an era, past or present."""
-        value = self.get(era_key(era))
-        return None if value is None else codec.decode(value, EraPlan, limit=STATE_VALUE_BYTES)
+        return decode_record(self.get(era_key(era)), EraPlan)
 
     def withdrawable_ms(self, from_era: int) -> int | None:
         """The commit time from which what can be withdrawn in era `from_era` can be: None while that is open, because
         the era in which it was unbonded goes on."""
         staking = self.genesis.staking
-        value = self.get(era_end_key(from_era - staking.unbonding_eras))
-        if value is None:
-            return None
-        return codec.decode(value, EraEnd, limit=STATE_VALUE_BYTES).time_ms + staking.unbonding_ms
+        end = decode_record(self.get(era_end_key(from_era - staking.unbonding_eras)), EraEnd)
+        return None if end is None else end.time_ms + staking.unbonding_ms
 
     def candidate(self, node_key: bytes, height: int | None = None) -> Candidate | None:
         """The candidate of a node key."""
-        value = self.get(candidate_key(node_key), height)
-        return None if value is None else codec.decode(value, Candidate, limit=STATE_VALUE_BYTES)
+        return decode_record(self.get(candidate_key(node_key), height), Candidate)
 
     def stake(self, node_key: bytes) -> StakeRecord | None:
         """What a candidate has put up, and what of it is confirmed."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias, get_args
 
 from msgspec import Meta
 
@@ -311,36 +311,7 @@ Operation: TypeAlias = (
     | RevokeGrant
 )
 
-OPERATIONS: Final[tuple[type[Operation], ...]] = (
-    Transfer,
-    OpenLane,
-    CloseLane,
-    Preorder,
-    Register,
-    UpdateName,
-    AddInstance,
-    RemoveInstance,
-    TransferName,
-    RenewName,
-    RevokeName,
-    AnnounceEndpoint,
-    Bond,
-    Unbond,
-    Withdraw,
-    Ready,
-    Reveal,
-    Unjail,
-    StakeResources,
-    ReportChallenges,
-    ReportEquivocation,
-    ReportConflict,
-    Deploy,
-    CallContract,
-    SetPolicy,
-    GrantRole,
-    RevokeRole,
-    RevokeGrant,
-)
+OPERATIONS: Final[tuple[type[Operation], ...]] = get_args(Operation)
 # Tag of each operation; lanes are managed by the owner only, so a lane cannot be allowed to open wider ones.
 TAGS: Final[Mapping[type, int]] = {operation: int(str(operation.__struct_config__.tag)) for operation in OPERATIONS}
 DELEGABLE_TAGS: Final = tuple(sorted(tag for kind, tag in TAGS.items() if kind not in (OpenLane, CloseLane)))

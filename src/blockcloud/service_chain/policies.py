@@ -20,7 +20,7 @@ from typing import Final
 
 from blockcloud.primitives.hashes import tagged_hash
 from blockcloud.primitives.names import parse_name
-from blockcloud.service_chain.accounts import NO_EVENTS, Context, Event
+from blockcloud.service_chain.accounts import Context, Event
 from blockcloud.service_chain.operations import GrantRole, RevokeGrant, RevokeRole, SetPolicy
 from blockcloud.service_chain.policy_text import check_policy
 from blockcloud.service_chain.records import NameRecord, PolicyRecord, RevocationRecord, RoleRecord
@@ -68,7 +68,7 @@ def apply_set_policy(state: WorkingState, sender: bytes, operation: SetPolicy, c
     key = policy_key(name.name)
     before = state.get(key, PolicyRecord)
     if not operation.text:
-        if before is None or not policy_counts(before, name):
+        if not policy_counts(before, name):
             raise NoPolicy(name=name.name)
         state.delete(key)
         return _changed("policy", name.name)
@@ -145,4 +145,4 @@ def _owned(state: WorkingState, sender: bytes, text: str, context: Context) -> N
 
 
 def _changed(kind: str, name: str) -> Sequence[Event]:
-    return [(kind, name.encode("ascii"))] if name else NO_EVENTS
+    return [(kind, name.encode("ascii"))]

@@ -5,9 +5,11 @@ Amounts are in micro-BLOC, heights are of commits. A rule reads a record, makes 
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeVar
 
+from blockcloud.primitives import codec
 from blockcloud.primitives.codec import Struct
+from blockcloud.primitives.limits import STATE_VALUE_BYTES
 from blockcloud.transaction_chain.cloudpos.sortition import ChallengeRound
 from blockcloud.transaction_chain.cloudpos.stake import Resources, StakeClaim
 from blockcloud.transaction_chain.cloudpos.verdicts import Report
@@ -291,3 +293,10 @@ Record = (
     | RoleRecord
     | RevocationRecord
 )
+
+R = TypeVar("R", bound=Struct)
+
+
+def decode_record(value: bytes | None, shape: type[R]) -> R | None:
+    """The record in the bytes of a state value; None where there is none."""
+    return None if value is None else codec.decode(value, shape, limit=STATE_VALUE_BYTES)

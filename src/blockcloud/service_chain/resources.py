@@ -24,17 +24,21 @@ in `weights.py` there. DESIGN section 3.4, phases 1, 2 and 5; ADR 14.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final, TypeVar
+from typing import Final
 
 from msgspec.structs import replace
 
-from blockcloud.primitives import codec
-from blockcloud.primitives.codec import Struct
-from blockcloud.primitives.limits import STATE_VALUE_BYTES
 from blockcloud.service_chain.accounts import NO_EVENTS, Context, Event
 from blockcloud.service_chain.genesis import RESOURCE_WEIGHT
 from blockcloud.service_chain.operations import ReportChallenges, StakeResources
-from blockcloud.service_chain.records import Candidate, FrozenCandidates, OpenRound, SilentChallengers, StakeRecord
+from blockcloud.service_chain.records import (
+    Candidate,
+    FrozenCandidates,
+    OpenRound,
+    SilentChallengers,
+    StakeRecord,
+    decode_record,
+)
 from blockcloud.service_chain.rejections import (
     NoOpenRound,
     NotAChallenger,
@@ -68,7 +72,6 @@ ROUND_CANDIDATES: Final = 256
 # One round an era has this number.
 ROUND_NUMBER: Final = 0
 
-R = TypeVar("R", bound=Struct)
 Read = Callable[[bytes], bytes | None]
 
 
@@ -251,19 +254,14 @@ def _covered(confirmed: Resources, claim: StakeClaim, now: StakeClaim) -> Resour
 
 def open_round(read: Read) -> OpenRound | None:
     """The round that is drawn and not settled."""
-    return _record(read, ROUND_KEY, OpenRound)
+    return decode_record(read(ROUND_KEY), OpenRound)
 
 
 def stake_record(read: Read, node_key: bytes) -> StakeRecord | None:
     """What a candidate has put up."""
-    return _record(read, stake_key(node_key), StakeRecord)
+    return decode_record(read(stake_key(node_key)), StakeRecord)
 
 
 def reported(read: Read, challenger: bytes) -> bool:
     """Whether a challenger of the open round has reported."""
     return read(challenge_report_key(challenger)) is not None
-
-
-def _record(read: Read, key: bytes, shape: type[R]) -> R | None:
-    value = read(key)
-    return None if value is None else codec.decode(value, shape, limit=STATE_VALUE_BYTES)

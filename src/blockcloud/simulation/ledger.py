@@ -124,7 +124,7 @@ class Clients:
             payload = signed(self._chain_id, client_key(client), self._sequences[client], operation)
             identifier = parse_transaction(payload).id
             self._under_way[client] = identifier, payload
-            self._of = {**self._of, identifier: client}
+            self._of[identifier] = client
         return self._under_way[client][1]
 
     def told(self, identifier: bytes) -> None:

@@ -16,6 +16,7 @@ from typing import Final
 import structlog
 
 from blockcloud.node.authentication import ACCEPTED, recognise
+from blockcloud.node.listening import connections, open_listener
 from blockcloud.node.resources.challenge import (
     Challenge,
     ChallengeRefused,
@@ -25,8 +26,9 @@ from blockcloud.node.resources.challenge import (
     TransferChallenge,
     share,
 )
-from blockcloud.node.resources.examination import LENGTH_BYTES, read_frame, serve
-from blockcloud.primitives.errors import BlockCloudError, PeerFault, Unreachable
+from blockcloud.node.resources.examination import serve
+from blockcloud.node.resources.frames import frame, read_frame
+from blockcloud.primitives.errors import BlockCloudError, PeerFault
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.primitives.limits import HANDSHAKE_SECONDS
 from blockcloud.service_access.handshake import HANDSHAKE_MESSAGE_BYTES
@@ -37,7 +39,6 @@ from blockcloud.transaction_chain.cloudpos.stake import StakeClaim
 
 PURPOSE: Final = "resource-examination"
 HALF_OPEN: Final = 64  # connections whose key is not known yet
-ACCEPT_PAUSE_S: Final = 0.1
 # How long one challenger may stay: the lead, three windows and all rounds of reads take less.
 EXAMINATION_SECONDS: Final = 60
 
@@ -84,13 +85,7 @@ class Answering:
 
     async def start(self, host: str, port: int) -> int:
         """Listen; gives the port. Raises Unreachable if the address is taken."""
-        try:
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            listener = socket.create_server((host, port), family=family, backlog=HALF_OPEN)
-        except OSError as error:
-            raise Unreachable(f"cannot listen for examinations: {error.strerror}", host=host, port=port) from None
-        listener.setblocking(False)
-        self._listener = listener
+        self._listener = listener = open_listener(host, port, awaited="examinations", backlog=HALF_OPEN)
         self._spawn(self._keep_accepting(listener))
         bound: int = listener.getsockname()[1]
         return bound
@@ -124,14 +119,7 @@ class Answering:
         task.add_done_callback(self._tasks.discard)
 
     async def _keep_accepting(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                connection, _ = await loop.sock_accept(listener)
-            except OSError as error:  # too many open files, or the caller is gone already
-                log.warning("accept_failed", error=error)
-                await asyncio.sleep(ACCEPT_PAUSE_S)
-                continue
+        async for connection in connections(listener):
             if self._half_open >= HALF_OPEN:
                 connection.close()
             else:
@@ -164,7 +152,7 @@ class Answering:
 
     async def _identify(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
         return await recognise(
-            lambda data: writer.write(len(data).to_bytes(LENGTH_BYTES, "big") + data),
+            lambda data: writer.write(frame(data)),
             lambda: read_frame(reader, HANDSHAKE_MESSAGE_BYTES),
             key=self._key,
             purpose=PURPOSE,
@@ -183,7 +171,7 @@ class Answering:
         self._examined[challenger] = task
         try:
             async with asyncio.timeout(EXAMINATION_SECONDS):
-                writer.write(len(ACCEPTED).to_bytes(LENGTH_BYTES, "big"))
+                writer.write(frame(ACCEPTED))
                 served = await serve(self._prover, challenger, reader, writer, ration.spend)
             log.info("examined", challenger=challenger.hex()[:16], challenges=served)
         finally:

@@ -17,7 +17,8 @@ import structlog
 from blockcloud.node.authentication import introduce
 from blockcloud.node.resources.answering import PURPOSE
 from blockcloud.node.resources.challenge import Candidate, Challenger
-from blockcloud.node.resources.examination import LENGTH_BYTES, Examination, read_frame
+from blockcloud.node.resources.examination import Examination
+from blockcloud.node.resources.frames import frame, read_frame
 from blockcloud.primitives.errors import BlockCloudError
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.primitives.limits import HANDSHAKE_SECONDS
@@ -97,14 +98,7 @@ async def _reach(
         try:
             async with dialling, asyncio.timeout(HANDSHAKE_SECONDS):
                 return await _dial(candidate, key, address)
-        except (
-            OSError,
-            TimeoutError,
-            BlockCloudError,
-            asyncio.IncompleteReadError,
-            ValueError,
-            OverflowError,
-        ) as error:
+        except (OSError, BlockCloudError, asyncio.IncompleteReadError, ValueError, OverflowError) as error:
             # The last two: what the ledger lets through as an address and no socket takes.
             log.debug("candidate_unreachable", candidate=candidate.node_key.hex()[:16], error=error)
         if time.monotonic() + REDIAL_S > start_s:
@@ -119,7 +113,7 @@ async def _dial(candidate: Candidate, key: SigningKey, address: str) -> Stream:
     )
     try:
         await introduce(
-            lambda data: writer.write(len(data).to_bytes(LENGTH_BYTES, "big") + data),
+            lambda data: writer.write(frame(data)),
             lambda: read_frame(reader, HANDSHAKE_MESSAGE_BYTES),
             key=key,
             purpose=PURPOSE,

@@ -1,6 +1,6 @@
 """The tests over a connection: ask in time, measure, and come to a verdict in each dimension.
 
-A frame is its length in four bytes and canonical msgpack. The connection is authenticated by whoever opened it, and
+A frame (`frames.py`) is canonical msgpack. The connection is authenticated by whoever opened it, and
 used for one examination. Compute, transfer and reads have a time of their own after the common start of a round
 (`until`), so that all candidates are busy with the same thing: who finished the first early must not have the second
 to itself. Rounds of reads come at random times (`pause`): a disk that is taken stays taken, so there it is no use to
@@ -35,11 +35,11 @@ from blockcloud.node.resources.challenge import (
     decode_challenge,
     digest_of,
 )
+from blockcloud.node.resources.frames import read_frame, write_frame
 from blockcloud.primitives import codec
-from blockcloud.primitives.errors import Oversized, PeerFault
+from blockcloud.primitives.errors import PeerFault
 from blockcloud.transaction_chain.cloudpos.verdicts import Verdict, Verdicts
 
-LENGTH_BYTES: Final = 4
 # An examination has one compute challenge, one transfer and a few rounds of reads.
 CHALLENGES_LIMIT: Final = 32
 
@@ -49,20 +49,6 @@ Until = Callable[[int], Awaitable[None]]
 # Wait for a while, up to so many milliseconds.
 Pause = Callable[[int], Awaitable[None]]
 COMPUTE_AT, TRANSFER_AT, STORAGE_AT = 0, 2, 4
-
-
-async def read_frame(reader: asyncio.StreamReader, limit: int) -> bytes:
-    """The next frame. Raises Oversized before it is read, or IncompleteReadError."""
-    size = int.from_bytes(await reader.readexactly(LENGTH_BYTES), "big")
-    if size > limit:
-        raise Oversized("a frame is larger than its limit", bytes=size, limit=limit)
-    return await reader.readexactly(size)
-
-
-async def write_frame(writer: asyncio.StreamWriter, data: bytes) -> None:
-    """Send a frame."""
-    writer.write(len(data).to_bytes(LENGTH_BYTES, "big") + data)
-    await writer.drain()
 
 
 # The side that answers
@@ -81,8 +67,8 @@ async def serve(
 ) -> int:
     """Answer `challenger`, whose key the connection has shown and which was drawn, until it closes. Returns how many.
 
-    `admit` raises ChallengeRefused for what this challenger may not ask. Raises PeerFault
-    for what nobody may ask, StorageFault if the plot cannot be read, OSError.
+    `admit` raises ChallengeRefused for what this challenger may not ask. Raises PeerFault for what nobody may ask,
+    StorageFault if the plot cannot be read, OSError.
     """
     for served in range(CHALLENGES_LIMIT):
         try:

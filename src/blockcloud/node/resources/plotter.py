@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from blockcloud.node.resources.examination import LENGTH_BYTES
+from blockcloud.node.resources.frames import LENGTH_BYTES, frame
 from blockcloud.node.resources.plot import Digest, PlotFile, make_plot
 from blockcloud.primitives import codec
 from blockcloud.primitives.codec import Struct
@@ -70,8 +70,7 @@ async def plot_root(task: PlotTask, progress: Callable[[int], None]) -> bytes:
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        data = codec.encode(task)
-        process.stdin.write(len(data).to_bytes(LENGTH_BYTES, "big") + data)
+        process.stdin.write(frame(codec.encode(task)))
         async for line in process.stdout:
             progress(int(line))
         await process.wait()

@@ -11,7 +11,7 @@ from typing import Annotated, Final, TypeAlias, cast
 
 from msgspec import Meta
 
-from blockcloud.node.resources.examination import LENGTH_BYTES, read_frame
+from blockcloud.node.resources.frames import frame, read_frame
 from blockcloud.primitives import codec
 from blockcloud.primitives.codec import Struct
 from blockcloud.service_chain.records import OpenRound
@@ -101,8 +101,7 @@ News: TypeAlias = PlotProgress | Staked | Examined
 
 def framed(message: Order | News) -> bytes:
     """The bytes of a message, with its length before it."""
-    data = codec.encode(message)
-    return len(data).to_bytes(LENGTH_BYTES, "big") + data
+    return frame(codec.encode(message))
 
 
 async def next_order(reader: asyncio.StreamReader) -> Order:

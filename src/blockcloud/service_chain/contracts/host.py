@@ -48,7 +48,7 @@ SIGNATURE_DOMAIN: Final = "contract/v1"
 
 def _args(frame: Frame, out: int, room: int) -> int:
     """The arguments of this call."""
-    return _answer(frame, frame.arguments, out, room)
+    return _answer(frame, frame.entry.arguments, out, room)
 
 
 def _result(frame: Frame, start: int, length: int) -> None:
@@ -118,25 +118,25 @@ def _sha256(frame: Frame, start: int, length: int, out: int) -> None:
 def _sender(frame: Frame, out: int) -> None:
     """Write the address (32 bytes) of who calls: an account, or the contract that called this one."""
     frame.running.charge(HOST_FUEL)
-    frame.running.write(out, frame.sender)
+    frame.running.write(out, frame.entry.sender)
 
 
 def _address(frame: Frame, out: int) -> None:
     """Write this contract's own address (32 bytes)."""
     frame.running.charge(HOST_FUEL)
-    frame.running.write(out, frame.contract)
+    frame.running.write(out, frame.entry.contract)
 
 
 def _value(frame: Frame) -> int:
     """What was paid to this contract with this call."""
     frame.running.charge(HOST_FUEL)
-    return frame.value
+    return frame.entry.value
 
 
 def _height(frame: Frame) -> int:
     """The height of the commit."""
     frame.running.charge(HOST_FUEL)
-    return frame.height
+    return frame.entry.height
 
 
 def _balance(frame: Frame) -> int:

@@ -141,7 +141,7 @@ class _Module:
     tables: int = 0
     memories: int = 0
     methods: list[str] = field(default_factory=list)
-    exported: dict[str, int] = field(default_factory=dict)
+    exported: set[str] = field(default_factory=set)
     bodies: list[list[bytes]] = field(default_factory=list)
     largest_frame: int = 0
     complexity: int = 0
@@ -154,8 +154,6 @@ def check_module(code: bytes, host: Mapping[str, Signature]) -> Checked:
     """
     if len(code) > CODE_BYTES:
         raise failures.ContractTooLarge("the module is too large", bytes=len(code), limit=CODE_BYTES)
-    if code[: len(MAGIC)] != MAGIC:
-        raise failures.ContractMalformed("not a module of WebAssembly version 1")
     module, sections = _Module(host), _sections(code)
     for number, start, end in sections:
         if number:
@@ -176,14 +174,14 @@ def check_module(code: bytes, host: Mapping[str, Signature]) -> Checked:
 
 def without_custom_sections(code: bytes) -> bytes:
     """A module without names and notes, which nobody reads here and which cost a deposit. Raises ContractMalformed."""
-    if code[: len(MAGIC)] != MAGIC:
-        raise failures.ContractMalformed("not a module of WebAssembly version 1")
     kept = [(number, code[start:end]) for number, start, end in _sections(code) if number]
     return MAGIC + b"".join([bytes((number,)) + _unsigned(len(part)) + part for number, part in kept])
 
 
 def _sections(code: bytes) -> list[tuple[int, int, int]]:
     """(number, start, end) of each section, in the order that WebAssembly demands."""
+    if code[: len(MAGIC)] != MAGIC:
+        raise failures.ContractMalformed("not a module of WebAssembly version 1")
     reader, found, last = _Reader(code, len(MAGIC)), [], 0
     while reader.at < reader.end:
         number, size = reader.byte(), reader.u32()
@@ -268,7 +266,7 @@ def _read_exports(module: _Module, reader: _Reader) -> None:
             raise failures.ContractExport("a name is exported twice, or reserved", name=name)
         if name == MEMORY and kind != 2:
             raise failures.ContractExport("what is exported as memory must be one", name=name)
-        module.exported[name] = kind
+        module.exported.add(name)
         if kind == FUNCTION and module.functions[index] == METHOD:
             module.methods.append(name)
 
@@ -374,8 +372,10 @@ _PLAIN: Final[Mapping[int, int]] = {
 }
 _LOADS: Final = (0x28, 0x29, *range(0x2C, 0x36))
 _STORES: Final = (0x36, 0x37, *range(0x3A, 0x3F))
-_FLOATS: Final = (0x2A, 0x2B, 0x38, 0x39, 0x43, 0x44, *range(0x5B, 0x67), *range(0x8B, 0xA7), *range(0xA8, 0xAC))
-_FLOATS_TOO: Final = tuple(range(0xAE, 0xC0))
+_FLOATS: Final = (
+    *(0x2A, 0x2B, 0x38, 0x39, 0x43, 0x44),
+    *(*range(0x5B, 0x67), *range(0x8B, 0xA7), *range(0xA8, 0xAC), *range(0xAE, 0xC0)),
+)
 # local.get, local.set, local.tee
 _LOCALS: Final[Mapping[int, int]] = {0x20: 1, 0x21: -1, 0x22: 0}
 
@@ -510,7 +510,7 @@ def _block_type(byte: int) -> int:
 
 def _outside(opcode: int, reader: _Reader) -> failures.ContractRefused:
     """Why an instruction is not of the profile."""
-    if opcode in _FLOATS or opcode in _FLOATS_TOO:
+    if opcode in _FLOATS:
         return failures.ContractUsesFloats("a floating point instruction", opcode=opcode)
     if opcode == 0xFC and reader.u32() < 8:
         return failures.ContractUsesFloats("a conversion from floating point", opcode=opcode)

@@ -6,19 +6,18 @@ from collections.abc import Sequence
 
 from blockcloud.primitives.addresses import format_address
 from blockcloud.service_chain.accounts import NO_EVENTS, Context, Event
-from blockcloud.service_chain.contracts.runtime import Call, ContractRuntime, Spent
+from blockcloud.service_chain.contracts.runtime import Call, Spent
 from blockcloud.service_chain.operations import CallContract, Deploy
 from blockcloud.service_chain.working_state import WorkingState
 
 
 def apply_deploy(state: WorkingState, sender: bytes, operation: Deploy, context: Context) -> Sequence[Event]:
     """Make a contract and run its `init`; its address is the output unless `init` has one of its own."""
-    runtime = _runtime(context)
     call = Call(
         b"", sender, "", operation.arguments, operation.value, operation.fuel_limit, context.height,
         context.fees.new_key_deposit,
     )  # fmt: skip
-    address = runtime.deploy(state, operation.code, operation.salt, call, operation.deposit_limit)
+    address = context.contracts.deploy(state, operation.code, operation.salt, call, operation.deposit_limit)
     return [("contract_deployed", format_address(address).encode("ascii"))]
 
 
@@ -28,7 +27,7 @@ def apply_call(state: WorkingState, sender: bytes, operation: CallContract, cont
         operation.contract, sender, operation.method, operation.arguments, operation.value, operation.fuel_limit,
         context.height, context.fees.new_key_deposit,
     )  # fmt: skip
-    _runtime(context).call(state, call, operation.deposit_limit)
+    context.contracts.call(state, call, operation.deposit_limit)
     return NO_EVENTS
 
 
@@ -38,9 +37,3 @@ def told_by(spent: Spent) -> Sequence[Event]:
         ("contract", b" ".join((format_address(item.contract).encode("ascii"), item.topic, item.data.hex().encode())))
         for item in spent.events
     ]
-
-
-def _runtime(context: Context) -> ContractRuntime:
-    runtime = context.contracts
-    assert isinstance(runtime, ContractRuntime), "the service machine gives its runtime"
-    return runtime

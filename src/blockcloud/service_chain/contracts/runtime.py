@@ -11,7 +11,6 @@ sets, and given to the sender of the transaction that deletes it. The deposits o
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
 
 from msgspec.structs import replace
 
@@ -32,15 +31,13 @@ from blockcloud.service_chain.contracts.limits import (
     METHOD_BYTES,
     TRANSACTION_EVENTS,
 )
-from blockcloud.service_chain.contracts.profile import INIT, INITIALIZE, Checked, check_module
+from blockcloud.service_chain.contracts.profile import INIT, INITIALIZE, check_module
 from blockcloud.service_chain.contracts.wasm import Engine, Running, installed_engine
 from blockcloud.service_chain.genesis import ContractParameters
 from blockcloud.service_chain.records import Account, CodeRecord, ContractRecord, StorageCell
 from blockcloud.service_chain.rejections import BelowNewKeyDeposit, Failed
 from blockcloud.service_chain.state_keys import account_key, code_key, contract_key, storage_key
 from blockcloud.service_chain.working_state import WorkingState
-
-NO_CODE: Final = b""
 
 
 class WrongEngine(LocalFault):
@@ -74,31 +71,26 @@ class Frame:
 
     runtime: ContractRuntime
     state: WorkingState
-    contract: bytes
-    sender: bytes
-    value: int
-    height: int
-    arguments: bytes
-    new_key_deposit: int
+    entry: Call
     growth: dict[bytes, int]  # of each contract, in bytes, in this operation
     writable: bool
     running: Running
     output: bytes = b""
 
     def get(self, key: bytes) -> bytes | None:
-        cell = self.state.get(storage_key(self.contract, key), StorageCell)
+        cell = self.state.get(storage_key(self.entry.contract, key), StorageCell)
         return None if cell is None else cell.value
 
     def put(self, key: bytes, value: bytes) -> None:
         self._changing()
-        place = storage_key(self.contract, key)
+        place = storage_key(self.entry.contract, key)
         before = self.state.get(place, StorageCell)
         self.state.put(place, StorageCell(value))
         self._grow(_cell_bytes(key, value) - (0 if before is None else _cell_bytes(key, before.value)))
 
     def delete(self, key: bytes) -> bool:
         self._changing()
-        place = storage_key(self.contract, key)
+        place = storage_key(self.entry.contract, key)
         before = self.state.get(place, StorageCell)
         if before is None:
             return False
@@ -108,22 +100,22 @@ class Frame:
 
     def transfer(self, to: bytes, amount: int) -> None:
         self._changing()
-        pay(self.state, self.contract, to, amount, self.new_key_deposit)
+        pay(self.state, self.entry.contract, to, amount, self.entry.new_key_deposit)
 
     def emit(self, topic: bytes, data: bytes) -> None:
         self._changing()
         events = self.runtime.spent.events
         if len(events) >= TRANSACTION_EVENTS:
             raise failures.TooManyEvents(limit=TRANSACTION_EVENTS)
-        events.append(Emitted(self.contract, topic, data))
+        events.append(Emitted(self.entry.contract, topic, data))
 
     def balance(self) -> int:
-        account = self.state.get(account_key(self.contract), Account)
+        account = self.state.get(account_key(self.entry.contract), Account)
         return 0 if account is None else account.balance
 
     def call(self, to: bytes, method: str, arguments: bytes, amount: int) -> bytes:
-        left = self.running.fuel
-        call = Call(to, self.contract, method, arguments, amount, left, self.height, self.new_key_deposit)
+        left, own = self.running.fuel, self.entry
+        call = Call(to, own.contract, method, arguments, amount, left, own.height, own.new_key_deposit)
         try:
             used, output = self.runtime.enter(self.state, call, self.growth, writable=self.writable)
         except _Ended as ended:
@@ -133,7 +125,8 @@ class Frame:
         return output
 
     def _grow(self, size: int) -> None:
-        self.growth[self.contract] = self.growth.get(self.contract, 0) + size
+        contract = self.entry.contract
+        self.growth[contract] = self.growth.get(contract, 0) + size
 
     def _changing(self) -> None:
         if not self.writable:
@@ -255,7 +248,7 @@ class ContractRuntime:
         """Run one method of one contract; (fuel used, output). Raises _Ended with the fuel that was used."""
         price = ENTER_FUEL
         try:
-            if any(frame.contract == call.contract for frame in self._frames):
+            if any(frame.entry.contract == call.contract for frame in self._frames):
                 raise failures.ContractReentered(contract=format_address(call.contract))
             if len(self._frames) >= CALL_DEPTH:
                 raise failures.CallTooDeep(limit=CALL_DEPTH)
@@ -279,21 +272,7 @@ class ContractRuntime:
         depth = len(self._frames)
 
         def began(running: Running) -> None:
-            self._frames.append(
-                Frame(
-                    runtime=self,
-                    state=state,
-                    contract=call.contract,
-                    sender=call.sender,
-                    value=call.value,
-                    height=call.height,
-                    arguments=call.arguments,
-                    new_key_deposit=call.new_key_deposit,
-                    growth=growth,
-                    writable=writable,
-                    running=running,
-                )
-            )
+            self._frames.append(Frame(self, state, call, growth, writable, running))
 
         try:
             left, failure = self.engine.run(module, call.method, call.fuel - price, began)
@@ -349,4 +328,4 @@ def _cell_bytes(key: bytes, value: bytes) -> int:
     return CELL_OVERHEAD_BYTES + len(key) + len(value)
 
 
-__all__ = ["Call", "Checked", "ContractRuntime", "Emitted", "Spent", "WrongEngine", "contract_address"]
+__all__ = ["Call", "ContractRuntime", "Emitted", "Spent", "WrongEngine", "contract_address"]

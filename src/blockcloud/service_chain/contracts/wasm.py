@@ -344,6 +344,3 @@ def _callback(
         return 0
 
     return call
-
-
-__all__ = ["FRAMES_EXPORT", "Engine", "Running", "from_text", "installed_engine"]

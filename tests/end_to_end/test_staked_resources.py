@@ -146,10 +146,14 @@ async def test_honest_stakes_are_confirmed_and_a_silent_challenger_forfeits(tmp_
 
 
 async def test_claims_of_what_is_not_there_are_refused(tmp_path: Path) -> None:
-    """Of four nodes one has half of its plot, one half of the core it claims, and one less than half of the rate."""
-    core = measure_core_steps_per_second()
+    """Of four nodes one has half of its plot, one a part of the core it claims, and one less than half of the rate.
+
+    What a core of a shared machine does is known only from below: its neighbours may have had it while it was measured.
+    So the claim is four times that here; that half is not enough is shown under a quota (test_resources_timing.py).
+    """
+    core = max(measure_core_steps_per_second() for _ in range(10))
     async with staking_world(tmp_path) as world:
-        claim_more(world, 2, Resources(2 * core, STAKE.storage_bytes, STAKE.data_rate))
+        claim_more(world, 2, Resources(4 * core, STAKE.storage_bytes, STAKE.data_rate))
         claim_more(world, 3, Resources(core // 50, STAKE.storage_bytes, 600_000_000))
         world.start()
         await world.wait_in_step()

@@ -65,10 +65,11 @@ async def test_members_get_ready_with_new_keys_and_old_keys_are_erased(tmp_path:
 
 
 def blocks_by(net: Cluster, index: int, era: int, author: int) -> int:
-    """Blocks of a member in the commits of an era, as far as the node `index` has them."""
+    """Blocks of a member in the commits of an era, as far as the node `index` has them: it may not be there yet."""
     one, found = net.running[index], 0
     plan = one.chain.plan_of(era)
-    assert plan is not None
+    if plan is None:
+        return 0
     for height in range(plan.first_height, one.chain.applied_height + 1):
         record = codec.decode(one.tables.commit_bytes(height) or b"", CommitRecord, limit=COMMIT_BYTES)
         found += sum(reference.author == author for reference in record.blocks if record.era == era)

@@ -39,7 +39,6 @@ RUNTIME_LOCK = ROOT / "requirements.lock"
 DEV_LOCK = ROOT / "requirements-dev.lock"
 OLDEST_PYTHON = (3, 11)
 LONG_TEST_TIMEOUT_S = 300
-COMPUTING_TESTS = ("tests/transaction_chain", "tests/simulation")
 TEST_PROCESSES = "2"
 
 
@@ -177,12 +176,11 @@ def test(arguments: list[str]) -> int:
     more = [argument for argument in arguments if argument != "--long"]
     if more == arguments:
         become("pytest", "-n", TEST_PROCESSES, "--dist", "worksteal", "--inline-snapshot=disable", *more)
-    long = ["-m", "long", f"--timeout={LONG_TEST_TIMEOUT_S}"]
-    if not more:
-        # Those that only compute share the cores; those that run networks of processes have the machine to themselves.
-        computed = run("pytest", *long, "-n", TEST_PROCESSES, "--dist", "worksteal", *COMPUTING_TESTS)
-        return computed or run("pytest", *long, *(f"--ignore={folder}" for folder in COMPUTING_TESTS))
-    return run("pytest", *long, *more)
+    limit = f"--timeout={LONG_TEST_TIMEOUT_S}"
+    if more:
+        return run("pytest", "-m", "long", limit, *more)
+    shared = ["-m", "long and not alone", limit, "-n", TEST_PROCESSES, "--dist", "worksteal"]
+    return run("pytest", *shared) or run("pytest", "-m", "long and alone", limit)
 
 
 def check(arguments: list[str]) -> int:

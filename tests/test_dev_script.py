@@ -148,10 +148,11 @@ def test_all_long_tests_run_in_two_parts_and_a_failure_of_one_fails(checkout: Pa
     program.write_text(f"#!{sys.executable}\n{told.format(0)}\n")
     done = run_script("test", "--long", directory=checkout)
     assert done.returncode == 0
-    computing, networks = done.stdout.splitlines()
-    for folder in dev.COMPUTING_TESTS:
-        assert repr(folder) in computing
-        assert f"--ignore={folder}" in networks
+    shared, alone = done.stdout.splitlines()
+    assert "'long and not alone'" in shared
+    assert "'-n'" in shared
+    assert "'long and alone'" in alone
+    assert "'-n'" not in alone
     program.write_text(f"#!{sys.executable}\n{told.format(1)}\n")
     assert run_script("test", "--long", directory=checkout).returncode == 1
 

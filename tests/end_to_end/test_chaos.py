@@ -42,7 +42,7 @@ FLAPS = (3, 8)
 FLAP_S = (0.05, 1.5)
 STORM = (2, 5)  # faults on top of each other
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(SECONDS + AFTERWARDS_SECONDS)]
+pytestmark = [pytest.mark.long, pytest.mark.alone, pytest.mark.timeout(SECONDS + AFTERWARDS_SECONDS)]
 
 Strike = Callable[["Chaos"], Awaitable[str]]
 

@@ -26,7 +26,7 @@ from blockcloud.primitives.addresses import format_address
 from blockcloud.transaction_chain.cloudpos.stake import Resources
 from tests.end_to_end.ledger_world import World, free_base, open_world, until
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.long, pytest.mark.alone, pytest.mark.timeout(900)]
 
 ERA_LENGTH = 200
 ERAS_SECONDS = 300  # what a few eras of an idle network may take on a busy machine

@@ -24,7 +24,7 @@ from tests.node.cluster import until
 from tests.node.cpu_quota import cpu_quota, quotas_are_permitted
 from tests.node.resource_world import SEED, key_of
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.alone]
 
 QUOTA_PERCENT = 20
 ROUNDS = 5

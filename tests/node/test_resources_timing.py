@@ -33,7 +33,7 @@ from blockcloud.transaction_chain.cloudpos.verdicts import Outcome, Report, Verd
 from tests.node.cpu_quota import cpu_quota, quotas_are_permitted
 from tests.node.resource_world import SEED, key_of
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.alone]
 
 PARAMETERS = ChallengeParameters()
 ROOT = Path(__file__).resolve().parents[2]

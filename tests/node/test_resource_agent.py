@@ -211,7 +211,8 @@ async def test_who_missed_the_start_reports_nothing(tmp_path: Path, views: list[
 async def test_a_killed_agent_comes_back_and_knows_the_round(tmp_path: Path) -> None:
     async with desk_of(tmp_path, 1) as desk:
         before = await staked(desk)
-        round_ = opened((1, 2), {1: before})
+        # Of itself it has nothing to see; for the other it waits, and is dead by then.
+        round_ = opened((1, 2), {1: before, 4: (before[0], "127.0.0.1:1")})
         begin_round(desk, round_)
         first = desk.pid
         assert first is not None

@@ -89,6 +89,7 @@ def opened(
         tuple(key_of(number).public for number in challengers),
         tuple(key for key, _ in ordered),
         tuple(stake for _, stake in ordered),
+        0,
     )
 
 

@@ -56,7 +56,7 @@ async def examined(desks: dict[int, Desk], era: int) -> list[Verdict]:
         assert staked is not None
         stakes.append((staked.claim, f"127.0.0.1:{staked.port}"))
     keys = tuple(key_of(number).public for number in numbers)
-    round_ = OpenRound(era, 0, 100, 200, (key_of(CHALLENGER).public,), keys, tuple(stakes))
+    round_ = OpenRound(era, 0, 100, 200, (key_of(CHALLENGER).public,), keys, tuple(stakes), 0)
     for desk in desks.values():
         desk.applied(LedgerView(96, 0, round_))
     rows = await examine_all(key_of(CHALLENGER), SEED, round_, ChallengeParameters())

@@ -84,7 +84,7 @@ class EraOfModel:
 class Model:
     """A ledger of candidates."""
 
-    def __init__(self, genesis_time_ms: int, unbonding_ms: int = 1) -> None:
+    def __init__(self, genesis_time_ms: int, unbonding_ms: int = 1, report_ms: int = 0) -> None:
         self.genesis_time_ms, self.unbonding_ms = genesis_time_ms, unbonding_ms
         self.now_ms = genesis_time_ms
         self.people = {node.public: Person(FIRST_BOND) for node in NODES[:MEMBERS]}
@@ -97,7 +97,7 @@ class Model:
         self.offences: set[tuple[object, ...]] = set()
         self.issued = self.pot = self.burned = 0
         self.height = 0
-        self.rounds = Rounds()
+        self.rounds = Rounds(report_ms)
         self.beacon = b""  # of the present era
 
     @property
@@ -118,7 +118,7 @@ class Model:
                     self.era.frozen[key] = (named, person.bond)
         members = [key for key, _, _ in self.era.seats]
         self.rounds.begin_commit(
-            self.height, self.era.number, self.era.first, self.beacon, members, list(self.era.frozen)
+            self.height, time_ms, self.era.number, self.era.first, self.beacon, members, list(self.era.frozen)
         )
 
     def apply(self, sender: bytes, operation: Operation, fee: int) -> str:

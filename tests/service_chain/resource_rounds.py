@@ -21,7 +21,7 @@ from tests.service_chain.era_world import ERA_LENGTH, NODES, EraLedger, era_gene
 # Places in an era of the commits before which something changes: the draw, the first report, the settlement.
 DRAW, START, SETTLE = 9, 13, 17
 CHALLENGERS = 3
-CHALLENGES = ChallengeParameters(challengers=CHALLENGERS)
+CHALLENGES = ChallengeParameters(challengers=CHALLENGERS, report_ms=0)
 PLACE = "127.0.0.1:8702"
 PASSED, LATE, SILENT = Verdict.PASSED, Verdict.LATE, Verdict.SILENT
 ALL_PASSED: Verdicts = (PASSED, PASSED, PASSED)

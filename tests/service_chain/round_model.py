@@ -47,19 +47,28 @@ class Round:
     first: int  # height of the era's first commit
     challengers: tuple[bytes, ...]
     claims: dict[bytes, StakeClaim]  # of the candidates, in ascending order
+    drawn_ms: int
     reports: dict[bytes, Report] = field(default_factory=dict)
 
 
 class Rounds:
     """Stakes, and one round in each era that has any."""
 
-    def __init__(self) -> None:
+    def __init__(self, report_ms: int) -> None:
+        self.report_ms = report_ms
         self.stakes: dict[bytes, Stake] = {}
         self.open: Round | None = None
         self.silent: set[bytes] = set()
 
     def begin_commit(
-        self, height: int, era: int, first: int, beacon: bytes, members: list[bytes], coming: list[bytes]
+        self,
+        height: int,
+        time_ms: int,
+        era: int,
+        first: int,
+        beacon: bytes,
+        members: list[bytes],
+        coming: list[bytes],
     ) -> None:
         """`members` sit in `era`, `coming` may sit in the next."""
         if height == first + ERA_LENGTH * 45 // 100:
@@ -74,10 +83,12 @@ class Rounds:
                     candidates=tuple(tested),
                     challengers=CHALLENGERS,
                 )
-                self.open = Round(era, first, drawn.challengers, {key: self.stakes[key].claim for key in tested})
+                claims = {key: self.stakes[key].claim for key in tested}
+                self.open = Round(era, first, drawn.challengers, claims, time_ms)
         if height == first + ERA_LENGTH * 85 // 100 and self.open is not None:
             self._settle(self.open)
-            self.silent = {key for key in self.open.challengers if key not in self.open.reports}
+            if time_ms >= self.open.drawn_ms + self.report_ms:
+                self.silent = {key for key in self.open.challengers if key not in self.open.reports}
             self.open = None
 
     def stake(self, sender: bytes, operation: StakeResources) -> str:

@@ -59,9 +59,10 @@ NONE = (0, 0, 0)
 verdicts = st.tuples(*[st.sampled_from(list(Verdict))] * 3)
 
 
-def staked(amounts: Amounts = FULL, members: int = MEMBERS) -> RoundLedger:
+def staked(amounts: Amounts = FULL, members: int = MEMBERS, report_ms: int = 0) -> RoundLedger:
     """All members have put up the same."""
-    ledger = RoundLedger()
+    genesis = round_genesis()
+    ledger = RoundLedger(replace(genesis, challenges=replace(CHALLENGES, report_ms=report_ms)))
     for node in range(members):
         assert ledger.stake(node, amounts) == "ok"
     return ledger
@@ -384,6 +385,16 @@ def test_a_silent_challenger_forfeits_the_reward_of_one_era() -> None:
     assert ledger.money() == ledger.chain.fees.supply
 
 
+@pytest.mark.parametrize(("lasted_ms", "forfeits"), [(0, False), (14_999, False), (15_000, True)])
+def test_silence_costs_nothing_where_there_was_no_time_to_report(lasted_ms: int, forfeits: bool) -> None:
+    ledger = staked(report_ms=15_000)
+    ledger.at(DRAW)
+    begin_ms = ledger.record.time_ms
+    for place in range(DRAW, SETTLE + 1):
+        ledger.execute(time_ms=begin_ms + (lasted_ms if place == SETTLE else 0))
+    assert bool(ledger.silent()) == forfeits
+
+
 def test_both_silences_add_up() -> None:
     genesis = round_genesis()
     owes = replace(genesis.validators[0], onion_tip=onion(0).tip)
@@ -481,6 +492,7 @@ def test_the_record_of_the_largest_round_fits() -> None:
         tuple(keys[ROUND_CANDIDATES:]),
         tuple(keys[:ROUND_CANDIDATES]),
         ((largest, "a" * LINK_ADDRESS_BYTES),) * ROUND_CANDIDATES,
+        2**45,
     )
     assert len(codec.encode(opened)) <= STATE_VALUE_BYTES
     report = Report(2**40, 0, (ALL_SILENT,) * ROUND_CANDIDATES)

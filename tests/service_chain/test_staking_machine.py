@@ -63,11 +63,15 @@ verdicts = st.tuples(*[st.sampled_from([PASSED, PASSED, PASSED, LATE])] * 3)
 class Eras(RuleBasedStateMachine):
     """Transactions wait until `commit` executes them."""
 
-    @initialize(onions=st.booleans(), unbonding_ms=st.sampled_from([1, 1, 3_600_000, 10_000_000]))
-    def begin(self, onions: bool, unbonding_ms: int) -> None:
+    @initialize(
+        onions=st.booleans(),
+        unbonding_ms=st.sampled_from([1, 1, 3_600_000, 10_000_000]),
+        report_ms=st.sampled_from([0, 0, 1, 3_600_000]),
+    )
+    def begin(self, onions: bool, unbonding_ms: int, report_ms: int) -> None:
         genesis = era_genesis(replace(STAKING, unbonding_ms=unbonding_ms), onions=onions)
-        self.ledger = EraLedger(replace(genesis, challenges=CHALLENGES))
-        self.model = Model(self.ledger.genesis.time_ms, unbonding_ms)
+        self.ledger = EraLedger(replace(genesis, challenges=replace(CHALLENGES, report_ms=report_ms)))
+        self.model = Model(self.ledger.genesis.time_ms, unbonding_ms, report_ms)
         for person in self.model.people.values():
             person.onions = person.onions if onions else []
         for node in NODES:

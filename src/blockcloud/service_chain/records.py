@@ -178,7 +178,7 @@ class StakeRecord(Struct, frozen=True):
 class OpenRound(Struct, frozen=True):
     """The round of tests of an era, as it was drawn. The tests begin with the commit at `height`; the reports that are
     on the chain before the commit at `settle_height` count. `stakes` are the claims and addresses of the candidates, in
-    their order. Node keys, each once."""
+    their order. Node keys, each once. `drawn_ms` is the time of the commit that the draw belongs to."""
 
     era: int
     number: int
@@ -187,6 +187,7 @@ class OpenRound(Struct, frozen=True):
     challengers: tuple[bytes, ...]
     candidates: tuple[bytes, ...]
     stakes: tuple[tuple[StakeClaim, str], ...]
+    drawn_ms: int
 
     def drawn(self) -> ChallengeRound:
         """Who tests whom, and from when on."""

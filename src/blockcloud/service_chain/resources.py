@@ -17,8 +17,9 @@ root is another plot, and nothing is known about that.
 all weigh the same, as before anybody staked. Only leader draws and rewards rest on it, never a quorum.
 
 *What it costs.* Without a stake anywhere there is no round and no record of one. With one, a challenger that is silent
-loses an era's reward out of its bond. The verdicts are counted in `transaction_chain/cloudpos/verdicts.py`, the weights
-in `weights.py` there. DESIGN section 3.4, phases 1, 2 and 5; ADR 14.
+loses an era's reward out of its bond, unless the era passed too fast for any tests. The verdicts are counted in
+`transaction_chain/cloudpos/verdicts.py`, the weights in `weights.py` there. DESIGN section 3.4,
+phases 1, 2 and 5; ADR 14.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ def turn_round(state: WorkingState, context: Context) -> None:
     elif context.height == settle_height(plan, length, challenges):
         opened = state.get(ROUND_KEY, OpenRound)
         if opened is not None:
-            _settle(state, opened)
+            _settle(state, opened, context)
 
 
 def take_silent_challengers(state: WorkingState) -> tuple[bytes, ...]:
@@ -186,6 +187,7 @@ def _draw(state: WorkingState, context: Context) -> None:
             drawn.challengers,
             drawn.candidates,
             tuple((record.claim, record.address) for _, record in staked),
+            context.time_ms,
         ),
     )
 
@@ -210,8 +212,9 @@ def _bond(state: WorkingState, node_key: bytes) -> int:
     return 0 if candidate is None else candidate.bond
 
 
-def _settle(state: WorkingState, opened: OpenRound) -> None:
-    """Count the reports, write down what they confirm, and remove everything of the round."""
+def _settle(state: WorkingState, opened: OpenRound, context: Context) -> None:
+    """Count the reports, write down what they confirm, and remove everything of the round. Who is silent is noted if
+    there was time to report."""
     reports = []
     for challenger in opened.challengers:
         place = challenge_report_key(challenger)
@@ -223,7 +226,7 @@ def _settle(state: WorkingState, opened: OpenRound) -> None:
     for node_key, (claim, _) in zip(opened.candidates, opened.stakes, strict=True):
         _confirm(state, node_key, claim, settlement.outcomes[node_key])
     state.delete(ROUND_KEY)
-    if settlement.forfeits:
+    if settlement.forfeits and context.time_ms - opened.drawn_ms >= context.challenges.report_ms:
         state.get(SILENT_CHALLENGERS_KEY, SilentChallengers)
         state.put(SILENT_CHALLENGERS_KEY, SilentChallengers(opened.era, settlement.forfeits))
 

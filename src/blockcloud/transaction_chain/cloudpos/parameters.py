@@ -63,7 +63,8 @@ class ChallengeParameters(Struct, frozen=True):
     """How stakes are tested, the same at every node of a chain; devnet values. Times in milliseconds.
 
     The challengers of an era are drawn at `draw_percent` of it, the tests begin `lead_commits` later, and the reports
-    that are on the chain at `settle_percent` count.
+    that are on the chain at `settle_percent` count. Silence costs nothing where less than `report_ms` of commit time
+    was between the draw and that: commits of a busy network come faster than tests can be made.
     """
 
     plot: PlotParameters = PlotParameters()
@@ -81,6 +82,7 @@ class ChallengeParameters(Struct, frozen=True):
     settle_percent: int = 85
     lead_commits: int = 4
     challengers: int = 16
+    report_ms: int = 15_000
 
     def check(self) -> None:
         """Raise BadConfiguration unless the values fit together."""
@@ -97,6 +99,7 @@ class ChallengeParameters(Struct, frozen=True):
             (0 < self.links_checked <= self.links <= LINKS_LIMIT, "links are checked, within the limit"),
             (self.window_ms * self.tolerance_permille < self.patience_ms * 1_000, "patience outlasts the deadline"),
             (self.plot_deadline_ms < self.patience_ms, "patience outlasts the deadline"),
+            (self.report_ms >= 0, "a report has time"),
         )
         for holds, reason in relations:
             if not holds:

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from blockcloud.node import devnet as network
-from blockcloud.node.config import read_config
+from blockcloud.node.config import CONFIG_FILE, read_config
 from blockcloud.node.examining import staking_of
-from blockcloud.node.resource_config import ResourceConfig
+from blockcloud.node.resource_config import RESOURCES_TABLE, ResourceConfig
 from blockcloud.node.resources.claim import DETERMINED_FILE, Determined
 from blockcloud.node.resources.compute import measure_core_steps_per_second
 from blockcloud.primitives import codec
@@ -89,6 +89,13 @@ def claim_more(world: World, number: int, resources: Resources) -> None:
     (folder / DETERMINED_FILE).write_bytes(codec.encode(Determined(staking, resources)))
 
 
+def stop_staking(world: World, number: int) -> None:
+    """The operator removes the table from the configuration."""
+    path = Path(world.devnet.validators[number].home) / CONFIG_FILE
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text[: text.index(f"[{RESOURCES_TABLE}]")], encoding="utf-8")
+
+
 async def test_honest_stakes_are_confirmed_and_a_silent_challenger_forfeits(tmp_path: Path) -> None:
     async with staking_world(tmp_path) as world:
         world.start()
@@ -142,7 +149,17 @@ async def test_honest_stakes_are_confirmed_and_a_silent_challenger_forfeits(tmp_
             return not Path(f"/proc/{agent}").exists()
 
         await until(agent_is_gone, "the agent to end with its validator")
-        assert await world.stop_all() == [0, 0, 0]
+
+        # Whose configuration names no resources any more takes its stake back.
+        stop_staking(world, 2)
+        world.start(2)
+
+        async def taken_back() -> bool:
+            return await amounts(world, 2, "claim") == (0, 0, 0)
+
+        await until(taken_back, "the stake to be taken back")
+        assert all([await amounts(world, number, "claim") != (0, 0, 0) for number in (0, 1, 3)])
+        assert await world.stop_all() == [0, 0, 0, 0]
 
 
 async def test_claims_of_what_is_not_there_are_refused(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """CloudPoS of a running node: its agent hears what the ledger says, and what it found goes onto the ledger.
 
 Watches the round of challenges (`service_chain/resources.py`) as commits are applied, and says what this node has to
-post about it: a stake that the ledger does not know yet, and a report that is due. `membership.py` posts it.
+post about it: a stake that the ledger does not know yet, or one that is no more, and a report that is due.
+`membership.py` posts it.
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ from blockcloud.service_chain.operations import Operation, ReportChallenges, Sta
 from blockcloud.service_chain.records import OpenRound
 from blockcloud.service_chain.resources import reported
 from blockcloud.service_chain.state_keys import ROUND_KEY
+from blockcloud.transaction_chain.cloudpos.stake import NOTHING, StakeClaim
 from blockcloud.transaction_chain.commit import CommitRecord
 
 RESOURCES_FOLDER: Final = "resources"
+# What a node claims whose configuration names no resources any more.
+TAKEN_BACK: Final = StakeClaim(NOTHING, 1, bytes(32))
 
 
 class Examining:
@@ -30,6 +34,7 @@ class Examining:
 
     def __init__(self, config: NodeConfig, chain: SharedChain, node_key: bytes) -> None:
         self._chain, self._node_key = chain, node_key
+        self._stakes = config.resources is not None
         self.desk = Desk(node_key, _begin(config, chain))
         self._opened_bytes: bytes | None = None
         self._opened: OpenRound | None = None
@@ -57,7 +62,11 @@ class Examining:
 
     def _stake(self) -> Iterator[Operation]:
         candidate, staked = self._chain.candidate(self._node_key), self.desk.staked
-        if candidate is None or staked is None:
+        if candidate is None:
+            return
+        if not self._stakes and self._chain.stake(self._node_key) is not None:
+            yield StakeResources(TAKEN_BACK)
+        if staked is None:
             return
         # The host where other nodes reach this one is the one of its links; where it listens may be 0.0.0.0.
         host, _, _ = candidate.link_address.rpartition(":")

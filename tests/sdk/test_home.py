@@ -79,3 +79,11 @@ def test_a_bad_genesis_is_a_matter_of_configuration(tmp_path: Path, content: byt
         read_genesis(tmp_path / "genesis.json")
     with pytest.raises(BadConfiguration, match="devnet up"):
         read_genesis(tmp_path / "nowhere.json")
+
+
+def test_long_names_have_control_sockets_of_their_own(tmp_path: Path) -> None:
+    home = Home(tmp_path / "net")
+    first, second = (home.control_path(f"publish-{'a' * 240}{last}.test") for last in "xy")
+    assert first != second
+    assert len(first.name) < 100
+    first.touch()

@@ -12,7 +12,13 @@ from blockcloud.primitives.errors import BadConfiguration, Unreachable
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.routing.address_record import verify_record
 from blockcloud.service_access.announce import AddressAnnouncer, address_record
-from blockcloud.service_access.control import ControlServer, endpoint_operations, parse_endpoint, request
+from blockcloud.service_access.control import (
+    SOCKET_PATH_BYTES,
+    ControlServer,
+    endpoint_operations,
+    parse_endpoint,
+    request,
+)
 from blockcloud.service_access.control import Malformed as BadEndpoint
 from tests.service_access.access_world import World, bounded, until
 
@@ -36,6 +42,22 @@ async def test_move_and_status(world: World, tmp_path: Path) -> None:
     assert status["addresses"] == [answer["address"]]
     assert status["name"] == "files.acme"
     assert status["sessions"] == []
+
+
+async def test_a_path_longer_than_an_address_of_a_socket(world: World, tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    path = folder / "control.sock"
+    assert len(bytes(path)) > SOCKET_PATH_BYTES
+    server = await served(world, path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(BadConfiguration, match="another process"):
+        await served(world, path)
+    assert (await request(path, {"op": "status"}))["ok"]
+    await server.close()
+    assert not path.exists()
+    with pytest.raises(Unreachable):
+        await request(path, {"op": "status"})
 
 
 @pytest.mark.parametrize(

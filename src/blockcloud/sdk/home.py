@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from blockcloud.primitives.errors import BadConfiguration
+from blockcloud.primitives.hashes import sha256
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.service_chain.genesis import Genesis
 
@@ -23,6 +24,8 @@ ACCOUNT_KEY: Final = "keys/account.pem"
 DEVNET_KEY: Final = "accounts/alice.pem"
 INSTANCE_KEY: Final = "keys/instance.pem"
 RUN_FOLDER: Final = "run"
+# A longer name of what is controlled is shortened, so that the socket's file has a name the system takes.
+CONTROL_NAME_CHARACTERS: Final = 64
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,8 @@ class Home:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise BadConfiguration(f"cannot make the folder: {error.strerror}", path=str(folder)) from None
+        if len(name) > CONTROL_NAME_CHARACTERS:
+            name = f"{name[: CONTROL_NAME_CHARACTERS // 2]}-{sha256(name.encode()).hex()[:16]}"
         return folder / f"{name}.sock"
 
 

@@ -13,7 +13,7 @@ import contextlib
 import json
 import os
 import stat
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -22,6 +22,7 @@ from blockcloud.primitives.errors import BadConfiguration, BlockCloudError, Malf
 from blockcloud.service_access.endpoint import ServiceEndpoint
 
 LINE_BYTES: Final = 64 * 1024
+SOCKET_PATH_BYTES: Final = 107  # unix(7): sun_path, without its last zero
 CONTROL_CONNECTIONS: Final = 16
 ANSWER_SECONDS: Final = 30.0
 STATUS_SESSIONS: Final = 100
@@ -65,7 +66,8 @@ class ControlServer:
             self._path.unlink()
         before = os.umask(0o177)  # so that there is no moment at which others may connect
         try:
-            self._server = await asyncio.start_unix_server(self._serve, path=self._path, limit=LINE_BYTES)
+            with _short(self._path) as path:
+                self._server = await asyncio.start_unix_server(self._serve, path=path, limit=LINE_BYTES)
         except OSError as error:
             reason = error.strerror or str(error)
             raise BadConfiguration(f"cannot open control socket: {reason}", path=str(self._path)) from None
@@ -114,9 +116,24 @@ class ControlServer:
         return await handler(request)
 
 
+@contextlib.contextmanager
+def _short(path: Path) -> Iterator[str]:
+    """A name for `path` that fits a socket's address, good until the context ends: through the folder, held open, if
+    the path itself is too long. A file's name (255 bytes at most) may still be. Raises OSError."""
+    if len(os.fsencode(path)) <= SOCKET_PATH_BYTES:
+        yield str(path)
+        return
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
+
+
 async def _is_served(path: Path) -> bool:
     try:
-        _, writer = await asyncio.open_unix_connection(path)
+        with _short(path) as short:
+            _, writer = await asyncio.open_unix_connection(short)
     except OSError:
         return False
     writer.close()
@@ -127,7 +144,8 @@ async def request(path: Path, operation: Mapping[str, Any], *, timeout_s: float 
     """Ask the process behind the control socket `path`. Raises Unreachable, also when the answer does not come."""
     try:
         async with asyncio.timeout(timeout_s):
-            reader, writer = await asyncio.open_unix_connection(path, limit=LINE_BYTES)
+            with _short(path) as short:
+                reader, writer = await asyncio.open_unix_connection(short, limit=LINE_BYTES)
             try:
                 writer.write(json.dumps(dict(operation)).encode() + b"\n")
                 line = await reader.readline()

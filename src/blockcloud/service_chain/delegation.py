@@ -15,7 +15,6 @@ from blockcloud.service_chain.names import NewName, check_depth, check_name, per
 from blockcloud.service_chain.namespace_rejections import NotNamespaceOwner
 from blockcloud.service_chain.namespaces import (
     OPEN,
-    Terms,
     check_namespace,
     namespace_of,
     namespace_status,

@@ -43,7 +43,7 @@ def price_rule(
     no_vowel_discount: int = 1,
     non_letter_discount: int = 1,
 ) -> PriceRule:
-    """A rule; `coefficient` in micro-BLOC. `exponents` are for labels of 1, 2, ... characters, the last one given is for
+    """A rule; `coefficient` in micro-BLOC. `exponents` are for labels of 1, 2, ... characters, the last one given for
     all longer ones. Raises Malformed."""
     given = list(exponents)
     if not 1 <= len(given) <= PRICED_LENGTHS:
@@ -129,7 +129,9 @@ class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def read_batch(data: bytes, default_owner: bytes) -> tuple[Delegation, ...]:
     """The entries of a batch file: a JSON array of objects with `label`, and optionally `owner` (an address; default:
-    `default_owner`), `service_file_hash` (hexadecimal) and `instance_keys` (addresses). Raises Malformed, InvalidAddress."""
+    `default_owner`), `service_file_hash` (hexadecimal) and `instance_keys` (addresses).
+
+    Raises Malformed or InvalidAddress."""
     if len(data) > BATCH_BYTES:
         raise Malformed("a batch file is at most 1 MiB")
     try:

@@ -123,6 +123,16 @@ def test_the_table_has_a_verdict_for_every_status_and_operation() -> None:
     assert {kind for kind in free if (free[kind] is None) != (lapsed[kind] is None)} == set()
 
 
+@pytest.mark.parametrize(("late", "code"), [(0, "ok"), (1, "namespace_lapsed")])
+def test_a_namespace_is_ready_in_time_or_lapses(late: int, code: str) -> None:
+    ledger = Ledger(small_genesis(RULES))
+    assert reveal(ledger, ALICE, REVEAL) == "ok"
+    ledger.advance(RULES.ready_max - 2 + late)
+    assert ledger.run(ALICE, ReadyNamespace(LABEL)) == code
+    ledger.advance(RULES.ready_max)
+    assert ledger.run(BOB, ReadyNamespace(LABEL)) == ("namespace_is_ready" if code == "ok" else "namespace_lapsed")
+
+
 def test_only_its_owner_fills_a_namespace_and_makes_it_ready() -> None:
     ledger = opened(NamespaceStatus.IMPORTING)
     assert ledger.run(BOB, ReadyNamespace(LABEL)) == "not_namespace_owner"

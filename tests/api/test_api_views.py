@@ -66,6 +66,10 @@ async def test_a_name_and_its_history(api: Api) -> None:
     height = now["registered_height"]
     assert await api.both(f"/v1/names/{NAME}", height=str(height)) == now
     assert (await api.http.get(f"/v1/names/{NAME}", params={"height": str(height - 1)})).status_code == 404
+    rules = api.net.genesis.naming
+    chains = {"namespace": None, "price": "0", "price_micro_bloc": 0}
+    assert now.pop("renewal") == {**chains, "lifetime": rules.lifetime, "grace": rules.grace}
+    assert now["held_until_height"] == now["expires_height"] + rules.grace
     history = await api.both(f"/v1/names/{NAME}/history")
     assert history == {"name": NAME, "history": [{"height": height, **now}]}
 
@@ -183,6 +187,7 @@ async def test_every_route_is_described_and_promises_problems(api: Api) -> None:
         ("/v1/accounts/{address}", "get"),
         ("/v1/names/{name}", "get"),
         ("/v1/names/{name}/history", "get"),
+        ("/v1/namespaces/{label}", "get"),
         ("/v1/contracts/{address}", "get"),
         ("/v1/contracts/{address}/query", "get"),
         ("/v1/proof", "get"),

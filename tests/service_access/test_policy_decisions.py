@@ -32,7 +32,7 @@ INSIDE = '@id("inside") permit(principal, action, resource) when { context.from.
 
 
 def name_record(name: str = NAME, owner: SigningKey = OWNER) -> NameRecord:
-    return NameRecord(name, owner.public, b"", (), 5, 1_000, 5, REGISTERED, 0, 0)
+    return NameRecord(name, owner.public, b"", (), 5, 1_000, 5, REGISTERED, 0, 0, 1_000)
 
 
 def rules(

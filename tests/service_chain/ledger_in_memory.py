@@ -11,7 +11,16 @@ from blockcloud.primitives.storage import Batch, MemoryStore
 from blockcloud.service_chain.genesis import FeeParameters, Genesis, GenesisValidator, NamingParameters
 from blockcloud.service_chain.machine import ServiceChain
 from blockcloud.service_chain.operations import Operation, Preorder, Register, name_commitment
-from blockcloud.service_chain.records import Account, Candidate, ContractRecord, EraTally, Fees, Lane, NameRecord
+from blockcloud.service_chain.records import (
+    Account,
+    Candidate,
+    ContractRecord,
+    EraTally,
+    Fees,
+    Lane,
+    NameRecord,
+    NamespaceRecord,
+)
 from blockcloud.service_chain.state import VersionedState
 from blockcloud.service_chain.transaction import TransactionBody, sign_transaction
 from blockcloud.transaction_chain.block import Block, Header, sign_block
@@ -26,12 +35,13 @@ SALT = bytes(range(32))
 USERS = [SigningKey(bytes([1, number]) + bytes(30)) for number in range(8)]
 VALIDATORS = [SigningKey(bytes([2, number]) + bytes(30)) for number in range(2)]
 # Short lives, so that tests see expiry.
-NAMING = NamingParameters(preorder_min=2, preorder_max=6, lifetime=20, grace=5)
+NAMING = NamingParameters(preorder_min=2, preorder_max=6, lifetime=20, grace=5, namespace_price=1_000)
 SHAPES: dict[bytes, type[Any]] = {
     b"a": Account,
     b"f": Fees,
     b"l": Lane,
     b"n": NameRecord,
+    b"N": NamespaceRecord,
     b"v": Candidate,
     b"T": EraTally,
     b"x": ContractRecord,

@@ -11,20 +11,25 @@ from collections import Counter
 
 from blockcloud.primitives import codec
 from blockcloud.service_chain.contracts.runtime import contract_address
+from blockcloud.service_chain.name_price import PriceRule
 from blockcloud.service_chain.operations import (
     DELEGABLE_TAGS,
     AddInstance,
     AnnounceEndpoint,
     CallContract,
     CloseLane,
+    Delegate,
+    Delegation,
     Deploy,
     GrantRole,
     OpenLane,
     Operation,
     Preorder,
+    ReadyNamespace,
     Register,
     RemoveInstance,
     RenewName,
+    RevealNamespace,
     RevokeGrant,
     RevokeName,
     RevokeRole,
@@ -33,13 +38,15 @@ from blockcloud.service_chain.operations import (
     TransferName,
     UpdateName,
     name_commitment,
+    namespace_commitment,
 )
 from blockcloud.service_chain.records import Lane
 from blockcloud.service_chain.state_keys import lane_key, preorder_key
 from tests.service_chain.contracts.contract_world import module
 from tests.service_chain.ledger_in_memory import RICH, SALT, USERS, VALIDATORS, Ledger
 
-NAMES = ["acme", "thermo.acme", "kitchen.acme", "a.kitchen.acme", "b"]
+NAMES = ["acme", "thermo.acme", "kitchen.acme", "a.kitchen.acme", "b", "a.lab", "x.lab"]
+LABEL = "lab"
 PEOPLE = [*USERS[1:5], VALIDATORS[0]]
 BY_KEY = {user.public: user for user in [*USERS, *VALIDATORS]}
 AMOUNTS = [1, 9_999, 10_000, 12_345, RICH // 100, RICH // 5, 2**62]
@@ -119,13 +126,15 @@ class RandomHistory:
             OpenLane(choose(LANES), choose([sender, key]), choose(ALLOWED), choose(AMOUNTS), choose([0, 10, 90])),
             CloseLane(choose(LANES)),
         ]
-        register = Register(name, SALT, choose(HASHES), choose([(), (key,)]))
+        limit = choose([0, RICH, RICH])
+        register = Register(name, SALT, choose(HASHES), choose([(), (key,)]), limit)
         changes: list[Operation] = [
             UpdateName(name, choose(HASHES)),
             AddInstance(name, key),
             RemoveInstance(name, key),
             TransferName(name, other),
-            RenewName(name),
+            RenewName(name, limit),
+            Delegate(name, (Delegation(choose(["thermo", "kitchen", "a"]), other, choose(HASHES), ()),)),
             RevokeName(name),
             SetPolicy(name, choose(POLICIES)),
             GrantRole(name, other),
@@ -133,19 +142,39 @@ class RandomHistory:
             RevokeGrant(name, choose(HASHES), choose([0, 2**40])),
         ]
         endpoint = AnnounceEndpoint("http://127.0.0.1:9")
-        kind, record = self.source.randrange(11), chain.name(name)
+        kind, record = self.source.randrange(13), chain.name(name)
         if kind < 3:
             return transfer
         if kind == 3:
             return choose([*lanes, *lanes, endpoint])
         if kind == 10:
             return self.of_contracts(sender)
+        if kind >= 11:
+            return self.of_namespaces(sender, other)
         if kind < 9 and record is not None and record.is_active(chain.height):
             return choose(changes) if record.owner == sender else transfer
         if kind < 9 and record is None:
             preordered = chain.get(preorder_key(commitment, sender)) is not None
             return register if preordered and choose([True, False]) else Preorder(commitment)
         return choose([Preorder(commitment), register, *changes])
+
+    def of_namespaces(self, sender: bytes, other: bytes) -> Operation:
+        """A step on the way of a namespace, mostly the next one."""
+        choose, chain = self.source.choice, self.ledger.chain
+        commitment = namespace_commitment(LABEL, SALT, sender)
+        rule = PriceRule(choose([0, 40, 1_000]), 2, (3, *(0,) * 15), 1, 1)
+        steps = [
+            Preorder(commitment),
+            RevealNamespace(LABEL, SALT, rule, choose([5, 30]), 3),
+            Delegate(LABEL, (Delegation("a", other, choose(HASHES), ()), Delegation("x", sender, b"", ()))),
+            ReadyNamespace(LABEL),
+        ]
+        if self.source.random() < 0.2:
+            return choose(steps)
+        record = chain.namespace(LABEL)
+        if record is None:
+            return steps[1 if chain.get(preorder_key(commitment, sender)) is not None else 0]
+        return steps[3 if chain.name(f"a.{LABEL}") is not None else 2]
 
     def of_contracts(self, sender: bytes) -> Operation:
         """A deployment, or a call that stores, deletes, pays, calls on, tells, or goes wrong."""

@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blockcloud.primitives.limits import INSTANCE_KEYS
-from blockcloud.service_chain.genesis import NamingParameters
 from blockcloud.service_chain.names import TRANSITIONS, NameStatus, status_of
 from blockcloud.service_chain.operations import (
     AddInstance,
+    Delegate,
+    Delegation,
     Operation,
     Preorder,
     Register,
@@ -37,6 +38,7 @@ CHANGES: dict[type, Operation] = {
     RenewName: RenewName(NAME),
     RevokeName: RevokeName(NAME),
     Register: Register(NAME, SALT, OTHER_FILE, ()),
+    Delegate: Delegate(NAME, (Delegation("door", BOB.public, b"", ()),)),
 }
 
 
@@ -61,7 +63,7 @@ def ledger_with_name(status: NameStatus) -> Ledger:
 @pytest.mark.parametrize("kind", CHANGES)
 def test_each_status_allows_what_the_table_says(status: NameStatus, kind: type) -> None:
     ledger = ledger_with_name(status)
-    assert status_of(ledger.chain.name(NAME), ledger.height + 1, NAMING) is status
+    assert status_of(ledger.chain.name(NAME), ledger.height + 1) is status
     rejection = TRANSITIONS[status][kind]
     assert ledger.run(ALICE, CHANGES[kind]) == ("ok" if rejection is None else rejection.code)
 
@@ -80,10 +82,11 @@ def test_the_table_has_a_verdict_for_every_status_and_operation() -> None:
 
 @given(st.integers(0, 60), st.integers(1, 20), st.integers(0, 10), st.booleans())
 def test_the_status_of_a_name_follows_its_height(height: int, lifetime: int, grace: int, revoked: bool) -> None:
-    naming = NamingParameters(lifetime=lifetime, grace=grace)
-    record = NameRecord(NAME, KEY, b"", (), 10, 10 + lifetime, 10, REVOKED if revoked else REGISTERED, 0, 0)
-    status = status_of(record, height, naming)
+    held = 10 + lifetime + grace
+    record = NameRecord(NAME, KEY, b"", (), 10, 10 + lifetime, 10, REVOKED if revoked else REGISTERED, 0, 0, held)
+    status = status_of(record, height)
     assert record.is_active(height) == (status is NameStatus.ACTIVE) == (not revoked and height < 10 + lifetime)
+    assert record.is_held(height) == (status in (NameStatus.ACTIVE, NameStatus.GRACE))
     if not revoked:
         assert (status is NameStatus.EXPIRED) == (height >= 10 + lifetime + grace)
 

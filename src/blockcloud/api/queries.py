@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from blockcloud.api.answers import MSGPACK, answer, hex_bytes, optional_integer, wants_msgpack, whole_number
 from blockcloud.api.description import ERRORS, described, query
+from blockcloud.api.namespaces import terms_view
 from blockcloud.api.problems import NotFound
 from blockcloud.api.views import (
     account_view,
@@ -24,8 +25,9 @@ from blockcloud.primitives import codec
 from blockcloud.primitives.addresses import parse_address
 from blockcloud.primitives.errors import Malformed, Oversized
 from blockcloud.primitives.limits import STATE_KEY_BYTES
-from blockcloud.primitives.names import parse_name
+from blockcloud.primitives.names import parent_of, parse_name
 from blockcloud.service_chain.handover import Handover
+from blockcloud.service_chain.namespaces import terms_of
 
 HIGHEST: Final = 2**53
 _HEIGHT: Final = query("height", "As it was after the commit at this height.", minimum=0, maximum=HIGHEST)
@@ -98,7 +100,11 @@ def _add_accounts_and_names(router: APIRouter, validator: Validator) -> None:
         record = chain.name(parse_name(name), height)
         if record is None:
             raise NotFound("no such name is registered" if height is None else "no such name at this height", name=name)
-        return answer(request, name_view(record))
+        at = chain.applied_height if height is None else height
+        above = parent_of(name)
+        namespace = chain.namespace(above, at) if above else None
+        terms = terms_of(name, namespace, at, chain.genesis.naming)
+        return answer(request, {**name_view(record), "renewal": terms_view(terms)})
 
     @router.get("/names/{name}/history", summary="Every state that a name had, oldest first", openapi_extra=described())
     async def history(request: Request, name: str) -> Response:

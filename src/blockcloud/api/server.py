@@ -23,6 +23,7 @@ from blockcloud.api.contracts import contract_routes
 from blockcloud.api.description import described
 from blockcloud.api.events import event_routes
 from blockcloud.api.guard import Guard
+from blockcloud.api.namespaces import namespace_routes
 from blockcloud.api.policies import policy_routes
 from blockcloud.api.problems import RequestFailed, UnknownRoute, WrongMethod, problem
 from blockcloud.api.queries import query_routes
@@ -43,7 +44,8 @@ def build_app(validator: Validator, host: str) -> ASGIApp:
     app = FastAPI(title="BlockCloud node", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     for kind in (BlockCloudError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _on_error)
-    for routes in (transaction_routes, query_routes, contract_routes, routing_routes, event_routes, policy_routes):
+    ledger = (transaction_routes, query_routes, namespace_routes, contract_routes, policy_routes)
+    for routes in (*ledger, routing_routes, event_routes):
         app.include_router(routes(validator))
     _add_operations(app, validator)
     candidate = validator.chain.candidate(validator.node_key)

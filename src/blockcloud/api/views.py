@@ -43,6 +43,7 @@ def name_view(record: NameRecord) -> dict[str, Any]:
         "instance_keys": [key.hex() for key in record.instance_keys],
         "registered_height": record.registered_height,
         "expires_height": record.expires_height,
+        "held_until_height": record.held_until_height,
         "changed_height": record.changed_height,
         "revoked": record.revoked,
     }

@@ -77,6 +77,16 @@ def open_transport() -> Transport:
     return Transport([options.api] if options.api else home().endpoints(load_genesis()))
 
 
+def account_argument(text: str) -> bytes:
+    """The public key of an address, or of a key file."""
+    from blockcloud.primitives.addresses import PREFIX, parse_address
+    from blockcloud.primitives.keys import SigningKey
+
+    if not text.startswith(f"{PREFIX}1") and Path(text).exists():
+        return SigningKey.load(Path(text)).public
+    return parse_address(text)
+
+
 def address_argument(text: str) -> tuple[str, int]:
     """(host, port) of a HOST:PORT that a person typed; a wrong one is a matter of usage."""
     from blockcloud.primitives.errors import Malformed

@@ -1,4 +1,4 @@
-"""`blockcloud name register|update|transfer|renew|revoke|show|history`."""
+"""`blockcloud name register|update|transfer|renew|revoke|delegate|show|history` and `name instance add|remove`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from blockcloud.cli.context import command_group, load_key, open_client, options
+from blockcloud.cli.context import account_argument, command_group, load_key, open_client, options
 from blockcloud.cli.output import show
-from blockcloud.primitives.addresses import parse_address
+from blockcloud.primitives.addresses import format_address, parse_address
+from blockcloud.primitives.amounts import parse_amount
 from blockcloud.primitives.errors import BadConfiguration
 from blockcloud.primitives.limits import SERVICE_FILE_BYTES
 from blockcloud.primitives.names import parse_name
@@ -22,17 +23,28 @@ if TYPE_CHECKING:
     from blockcloud.service_chain.receipts import Receipt
 
 app = command_group("Names of services: register, change, look up.")
+instance = command_group("The keys of instances that may serve under a name.")
+app.add_typer(instance, name="instance")
 SETTLE_SECONDS: Final = 10.0
 POLL_SECONDS: Final = 0.05
 
 Height = Annotated[int | None, typer.Option("--height", help="As it was at this height.")]
+PriceLimit = Annotated[
+    str, typer.Option("--price-limit", help="Pay at most so many BLOC; default: what the namespace is proven to ask.")
+]
 
 
 @app.command()
-def register(name: str) -> None:
+def register(name: str, price_limit: PriceLimit = "") -> None:
     """Preorder a name, wait for its window, and register it to the account of the signing key."""
     key = load_key()
-    _change(name, lambda client: client.preorder_and_register(key, parse_name(name)))
+
+    async def take(client: AsyncClient) -> Receipt:
+        return await client.preorder_and_register(
+            key, parse_name(name), price_limit=await _limit(client, name, price_limit)
+        )
+
+    _change(name, take)
 
 
 @app.command()
@@ -46,7 +58,7 @@ def update(
     async def bind(client: AsyncClient) -> Receipt:
         from blockcloud.routing.service_file import parse_service_file, service_file_hash
 
-        data = _read(service_file)
+        data = _read(service_file, SERVICE_FILE_BYTES)
         parse_service_file(data)  # before the ledger binds what no routing node would keep
         receipt = await client.update_name(key, name, service_file_hash(data))
         await client.put_service_file(data)
@@ -63,10 +75,14 @@ def transfer(name: str, to: Annotated[str, typer.Option("--to", help="Address of
 
 
 @app.command()
-def renew(name: str) -> None:
+def renew(name: str, price_limit: PriceLimit = "") -> None:
     """Start a name's lifetime anew."""
     key = load_key()
-    _change(name, lambda client: client.renew_name(key, name))
+
+    async def extend(client: AsyncClient) -> Receipt:
+        return await client.renew_name(key, name, price_limit=await _limit(client, name, price_limit))
+
+    _change(name, extend)
 
 
 @app.command()
@@ -74,6 +90,44 @@ def revoke(name: str) -> None:
     """Give a name up: its keys count no more."""
     key = load_key()
     _change(name, lambda client: client.revoke_name(key, name))
+
+
+@app.command()
+def delegate(
+    parent: str,
+    file: Annotated[Path, typer.Option("--file", help="The names (JSON): label, and if wanted owner, keys, file.")],
+) -> None:
+    """Register many names directly below one of yours, or in your namespace before it is ready. All or none."""
+    key = load_key()
+
+    async def run() -> dict[str, Any]:
+        from blockcloud.api.views import receipt_view
+        from blockcloud.sdk import namespaces
+
+        entries = namespaces.read_batch(_read(file, namespaces.BATCH_BYTES), key.public)
+        async with open_client() as client:
+            receipt = await namespaces.delegate(client, key, parent, entries)
+        names = [{"name": f"{each.label}.{parent}", "owner": format_address(each.owner)} for each in entries]
+        return {"parent": parent, "names": names, "receipt": receipt_view(receipt)}
+
+    show(asyncio.run(run()), as_json=options.as_json)
+
+
+InstanceKey = Annotated[str, typer.Argument(help="Address of the instance's key, or its key file.")]
+
+
+@instance.command("add")
+def add_instance(name: str, instance_key: InstanceKey) -> None:
+    """Let an instance serve under a name."""
+    key, served = load_key(), account_argument(instance_key)
+    _change(name, lambda client: client.add_instance(key, name, served))
+
+
+@instance.command("remove")
+def remove_instance(name: str, instance_key: InstanceKey) -> None:
+    """Take that right away."""
+    key, served = load_key(), account_argument(instance_key)
+    _change(name, lambda client: client.remove_instance(key, name, served))
 
 
 @app.command("show")
@@ -86,6 +140,13 @@ def show_name(name: str, height: Height = None) -> None:
 def history(name: str) -> None:
     """Every state that a name had, oldest first."""
     _show(lambda client: client.name_history(parse_name(name)))
+
+
+async def _limit(client: AsyncClient, name: str, price_limit: str) -> int:
+    """Micro-BLOC that may be paid for a name."""
+    from blockcloud.sdk.namespaces import terms
+
+    return parse_amount(price_limit) if price_limit else (await terms(client, name)).price
 
 
 def _change(name: str, change: Callable[[AsyncClient], Awaitable[Receipt]]) -> None:
@@ -126,9 +187,9 @@ def _show(ask: Callable[[AsyncClient], Awaitable[Any]]) -> None:
     show(asyncio.run(run()), as_json=options.as_json)
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, limit: int) -> bytes:
     try:
         with path.open("rb") as file:
-            return file.read(SERVICE_FILE_BYTES + 1)  # one more than allowed is refused by whoever checks it
+            return file.read(limit + 1)  # one more than allowed is refused by whoever checks it
     except OSError as error:
-        raise BadConfiguration(f"cannot read the service file: {error.strerror}", path=str(path)) from None
+        raise BadConfiguration(f"cannot read the file: {error.strerror}", path=str(path)) from None

@@ -369,23 +369,31 @@ class AsyncClient:
         service_file_hash: bytes = b"",
         instance_keys: Sequence[bytes] = (),
         salt: bytes | None = None,
+        price_limit: int = 0,
         timeout_s: float = TIMEOUT_SECONDS,
     ) -> Receipt:
         """Register `name` for the account of `key`: preorder with a salted hash, wait for the window, register.
 
-        Give the `salt` (32 bytes, secret until the end) to be able to go on after a crash. Raises as `submit_all`.
+        Give the `salt` (32 bytes, secret until the end) to be able to go on after a crash. In a namespace the name
+        costs what `namespaces.terms` says; more than `price_limit` micro-BLOC is not paid. Raises as `submit_all`.
         """
         parse_name(name)
         salt = os.urandom(SALT_BYTES) if salt is None else salt
+        register = Register(name, salt, service_file_hash, tuple(instance_keys), price_limit)
+        return await self.preordered(key, name_commitment(name, salt, key.public), register, timeout_s=timeout_s)
+
+    async def preordered(
+        self, key: SigningKey, commitment: bytes, operation: Operation, *, timeout_s: float = TIMEOUT_SECONDS
+    ) -> Receipt:
+        """Preorder with `commitment`, wait for its window, then send the operation that it opens to."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
-        opens = await self._preorder(key, name_commitment(name, salt, key.public), timeout_s)
-        register = Register(name, salt, service_file_hash, tuple(instance_keys))
+        opens = await self._preorder(key, commitment, timeout_s)
         while True:
             # The commit that executes it comes after the one that a node has just executed.
             if await self._current_height(fresh=True) + 1 >= opens:
                 with suppress(PreorderTooYoung):
-                    return await self.transact(key, register, timeout_s=max(0.001, deadline - loop.time()))
+                    return await self.transact(key, operation, timeout_s=max(0.001, deadline - loop.time()))
             if loop.time() >= deadline:
                 raise TimedOut("the window of the preorder did not open in time", seconds=timeout_s)
             await asyncio.sleep(POLL_SECONDS)
@@ -415,9 +423,9 @@ class AsyncClient:
         """Give a name to another owner."""
         return await self.transact(key, TransferName(parse_name(name), to), **how)
 
-    async def renew_name(self, key: SigningKey, name: str, **how: Any) -> Receipt:
-        """Start a name's lifetime anew."""
-        return await self.transact(key, RenewName(parse_name(name)), **how)
+    async def renew_name(self, key: SigningKey, name: str, *, price_limit: int = 0, **how: Any) -> Receipt:
+        """Start a name's lifetime anew, for at most `price_limit` micro-BLOC."""
+        return await self.transact(key, RenewName(parse_name(name), price_limit), **how)
 
     async def revoke_name(self, key: SigningKey, name: str, **how: Any) -> Receipt:
         """Give a name up."""

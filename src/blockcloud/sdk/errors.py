@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from blockcloud.primitives.errors import BadProof, BlockCloudError, Busy, NotTakingPart, PeerFault, Rejected, TimedOut
-from blockcloud.service_chain import rejections
+from blockcloud.service_chain import namespace_rejections, rejections
 from blockcloud.service_chain.contracts import failures
 
 _CODE = re.compile(r"[a-z][a-z0-9_]{0,47}", re.ASCII)
@@ -118,7 +118,7 @@ def _refused(code: str, hint: str) -> type[Refused]:
 
 def _all_rejections() -> dict[str, type[Rejected]]:
     found: dict[str, type[Rejected]] = {}
-    for item in (*vars(rejections).values(), *vars(failures).values()):
+    for item in (*vars(rejections).values(), *vars(namespace_rejections).values(), *vars(failures).values()):
         if isinstance(item, type) and issubclass(item, Rejected):
             found.setdefault(item.code, item)
     return found

@@ -227,7 +227,7 @@ def offline_rules(name: str, text: str, members: Mapping[str, tuple[bytes, ...]]
     nobody = bytes(32)
 
     def record(of: str) -> NameRecord:
-        return NameRecord(of, nobody, b"", (), 0, 1, 0, REGISTERED, 0, 0)
+        return NameRecord(of, nobody, b"", (), 0, 1, 0, REGISTERED, 0, 0, 1)
 
     entries = tuple(
         RoleEntry(role, record(role), RoleRecord(role, nobody, 0, members.get(role, ()), 0)) for role in facts.roles

@@ -22,13 +22,13 @@ from blockcloud.service_chain.accounts import NO_EVENTS, Context, Event, apply_t
 from blockcloud.service_chain.contracts.limits import REASON_BYTES
 from blockcloud.service_chain.contracts.rules import apply_call, apply_deploy, told_by
 from blockcloud.service_chain.contracts.runtime import Spent
+from blockcloud.service_chain.delegation import apply_delegate
 from blockcloud.service_chain.eras import apply_ready, apply_reveal
 from blockcloud.service_chain.evidence import apply_report_conflict, apply_report_equivocation
 from blockcloud.service_chain.fees import fuel_of, fuel_weight
 from blockcloud.service_chain.lanes import apply_close_lane, apply_open_lane
 from blockcloud.service_chain.names import (
     apply_add_instance,
-    apply_preorder,
     apply_register,
     apply_remove_instance,
     apply_renew_name,
@@ -36,6 +36,7 @@ from blockcloud.service_chain.names import (
     apply_transfer_name,
     apply_update_name,
 )
+from blockcloud.service_chain.namespaces import apply_ready_namespace, apply_reveal_namespace
 from blockcloud.service_chain.operations import (
     TAGS,
     AddInstance,
@@ -43,11 +44,13 @@ from blockcloud.service_chain.operations import (
     Bond,
     CallContract,
     CloseLane,
+    Delegate,
     Deploy,
     GrantRole,
     OpenLane,
     Preorder,
     Ready,
+    ReadyNamespace,
     Register,
     RemoveInstance,
     RenewName,
@@ -55,6 +58,7 @@ from blockcloud.service_chain.operations import (
     ReportConflict,
     ReportEquivocation,
     Reveal,
+    RevealNamespace,
     RevokeGrant,
     RevokeName,
     RevokeRole,
@@ -73,6 +77,7 @@ from blockcloud.service_chain.policies import (
     apply_revoke_role,
     apply_set_policy,
 )
+from blockcloud.service_chain.preorders import apply_preorder
 from blockcloud.service_chain.records import Account, Lane
 from blockcloud.service_chain.rejections import (
     OK,
@@ -114,6 +119,9 @@ RULES: Final[Mapping[type, Rule]] = {
     TransferName: apply_transfer_name,
     RenewName: apply_renew_name,
     RevokeName: apply_revoke_name,
+    RevealNamespace: apply_reveal_namespace,
+    ReadyNamespace: apply_ready_namespace,
+    Delegate: apply_delegate,
     AnnounceEndpoint: apply_announce_endpoint,
     Bond: apply_bond,
     Unbond: apply_unbond,

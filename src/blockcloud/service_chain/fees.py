@@ -19,11 +19,13 @@ from blockcloud.service_chain.operations import (
     Bond,
     CallContract,
     CloseLane,
+    Delegate,
     Deploy,
     GrantRole,
     OpenLane,
     Preorder,
     Ready,
+    ReadyNamespace,
     Register,
     RemoveInstance,
     RenewName,
@@ -31,6 +33,7 @@ from blockcloud.service_chain.operations import (
     ReportConflict,
     ReportEquivocation,
     Reveal,
+    RevealNamespace,
     RevokeGrant,
     RevokeName,
     RevokeRole,
@@ -60,6 +63,10 @@ OPERATION_WEIGHTS: Final[Mapping[type, int]] = {
     TransferName: 6,
     RenewName: 4,
     RevokeName: 4,
+    RevealNamespace: 20,
+    ReadyNamespace: 4,
+    # And its entries.
+    Delegate: 6,
     AnnounceEndpoint: 6,
     Bond: 16,
     Unbond: 8,
@@ -88,6 +95,8 @@ FUELLED: Final = frozenset((Deploy, CallContract))
 STEP_DIVISOR: Final = 8
 # Rows of a report that cost a unit: each is counted when the round is settled, about 2 us, a fifth of a unit.
 ROWS_PER_UNIT: Final = 4
+# A delegated name is a new key that may stay for ever, and one of a service file: a registration without its preorder.
+DELEGATION_WEIGHT: Final = 12
 
 
 def weight_of(raw_bytes: int, signatures: int, operations: Sequence[object]) -> int:
@@ -97,7 +106,14 @@ def weight_of(raw_bytes: int, signatures: int, operations: Sequence[object]) -> 
     kinds = [type(operation) for operation in operations]
     weight = size + SIGNATURE_WEIGHT * signatures + sum([weights[kind] for kind in kinds])
     weight += fuel_weight(fuel_of(operations))
+    if Delegate in kinds:
+        weight += DELEGATION_WEIGHT * delegations_of(operations)
     return weight + _row_weight(operations) if ReportChallenges in kinds else weight
+
+
+def delegations_of(operations: Sequence[object]) -> int:
+    """How many names the operations delegate."""
+    return sum([len(operation.entries) for operation in operations if isinstance(operation, Delegate)])
 
 
 def _row_weight(operations: Sequence[object]) -> int:

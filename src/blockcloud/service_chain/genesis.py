@@ -52,21 +52,37 @@ RESOURCE_WEIGHT: Final = 1_000_000
 # Of a public network: 21 days.
 UNBONDING_MS: Final = 21 * 24 * 3_600 * 1_000
 ADDRESS_CHARACTERS: Final = 256
+# Commits that no lifetime of a name may exceed, so that heights stay far below 2**63.
+LIFETIME_MAX: Final = 2**32
 
 
 class NamingParameters(Struct, frozen=True):
     """Rules of names, in commits: a registration comes `preorder_min` to `preorder_max` commits after its preorder; a
-    name lives `lifetime` and may be renewed by its owner for `grace` more."""
+    name lives `lifetime` and may be renewed by its owner for `grace` more.
+
+    Of namespaces: `namespace_price` micro-BLOC for opening one with a long label (`namespaces.LENGTH_FACTORS`); it is
+    ready within `ready_max` commits or lapses; its rules ask for at most `name_price_max` micro-BLOC a name and let
+    one live, and its grace last, for at most `lifetime_max` commits."""
 
     preorder_min: int = 2
     preorder_max: int = 200
     lifetime: int = 10_000
     grace: int = 1_000
+    namespace_price: int = 100 * MICRO_PER_BLOC
+    ready_max: int = 10_000
+    name_price_max: int = 1_000 * MICRO_PER_BLOC
+    lifetime_max: int = 100_000_000
 
     def check(self) -> None:
         """Raise BadConfiguration unless the values fit together."""
         if not (1 <= self.preorder_min < self.preorder_max and self.lifetime >= 1 and self.grace >= 0):
             raise BadConfiguration("naming parameters: 1 <= preorder_min < preorder_max, lifetime >= 1, grace >= 0")
+        if not (0 <= self.namespace_price <= GENESIS_SUPPLY_MICRO_BLOC and self.ready_max >= 1):
+            raise BadConfiguration("naming parameters: 0 <= namespace_price <= genesis supply, ready_max >= 1")
+        if not (0 <= self.name_price_max <= GENESIS_SUPPLY_MICRO_BLOC and 1 <= self.lifetime_max <= LIFETIME_MAX):
+            raise BadConfiguration(
+                "naming parameters: 0 <= name_price_max <= genesis supply, 1 <= lifetime_max <= 2**32"
+            )
 
 
 class FeeParameters(Struct, frozen=True):

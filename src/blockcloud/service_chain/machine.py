@@ -25,7 +25,7 @@ from blockcloud.service_chain.contracts.limits import FUEL_PER_SLOT
 from blockcloud.service_chain.contracts.runtime import ContractRuntime
 from blockcloud.service_chain.eras import begin_next_era, current_plan, freeze_candidates, last_height
 from blockcloud.service_chain.execution import Effect, execute_transaction
-from blockcloud.service_chain.fees import after_commit, fuel_of
+from blockcloud.service_chain.fees import after_commit, delegations_of, fuel_of
 from blockcloud.service_chain.genesis import Genesis
 from blockcloud.service_chain.parsed import ParsedTransactions
 from blockcloud.service_chain.receipts import Receipt, decode_receipt
@@ -37,6 +37,7 @@ from blockcloud.service_chain.records import (
     EraEnd,
     Fees,
     NameRecord,
+    NamespaceRecord,
     StakeRecord,
     decode_record,
 )
@@ -54,6 +55,7 @@ from blockcloud.service_chain.state_keys import (
     era_key,
     file_key,
     name_key,
+    namespace_key,
 )
 from blockcloud.service_chain.transaction import Transaction, parse_transaction, verify_signatures
 from blockcloud.service_chain.working_state import WorkingState
@@ -67,6 +69,8 @@ CHECKPOINT_KEY: Final = b"checkpoint"
 CHAIN_KEY: Final = b"chain"
 CHECKPOINT_BYTES: Final = 256
 HISTORY_ENTRIES: Final = 1_000
+# Delegated names beyond the first few that count as one more operation, so that a block of batches stays bounded.
+DELEGATIONS_PER_SLOT: Final = 4
 
 
 class OutOfOrder(LocalFault):
@@ -104,9 +108,10 @@ def _receipt(transaction_id: bytes, height: int, index: int, effect: Effect) -> 
 
 
 def _slots(transaction: Transaction) -> int:
-    """For how many operations a transaction counts in a block, its fuel included."""
+    """For how many operations a transaction counts in a block, its fuel and the names that it delegates included."""
     operations = transaction.body.operations
-    return min(TRANSACTION_OPERATIONS, len(operations) + fuel_of(operations) // FUEL_PER_SLOT)
+    delegated = delegations_of(operations) // DELEGATIONS_PER_SLOT
+    return min(TRANSACTION_OPERATIONS, len(operations) + fuel_of(operations) // FUEL_PER_SLOT + delegated)
 
 
 class ServiceChain:
@@ -279,6 +284,10 @@ class ServiceChain:
     def name(self, name: str, height: int | None = None) -> NameRecord | None:
         """The record of a name, whether or not it is still active (`NameRecord.is_active`)."""
         return decode_record(self.get(name_key(name), height), NameRecord)
+
+    def namespace(self, label: str, height: int | None = None) -> NamespaceRecord | None:
+        """The record of a namespace, whether or not it has lapsed."""
+        return decode_record(self.get(namespace_key(label), height), NamespaceRecord)
 
     def instance_keys(self, name: str) -> tuple[bytes, ...]:
         """The keys that may serve under `name` now: none if it is not registered, expired or revoked."""

@@ -17,6 +17,7 @@ needs no transaction and an idle chain writes nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
@@ -24,11 +25,20 @@ from msgspec.structs import replace
 
 from blockcloud.primitives.limits import INSTANCE_KEYS
 from blockcloud.primitives.names import parent_of
-from blockcloud.service_chain.accounts import NO_EVENTS, Context, Event, credit, debit
-from blockcloud.service_chain.genesis import NamingParameters
+from blockcloud.service_chain.accounts import Context, Event, credit, debit
+from blockcloud.service_chain.namespace_rejections import LabelIsNamespace, ParentNotHeld
+from blockcloud.service_chain.namespaces import (
+    OPEN,
+    Terms,
+    check_namespace,
+    namespace_of,
+    namespace_status,
+    pay,
+    terms_now,
+)
 from blockcloud.service_chain.operations import (
     AddInstance,
-    Preorder,
+    Delegate,
     Register,
     RemoveInstance,
     RenewName,
@@ -37,7 +47,8 @@ from blockcloud.service_chain.operations import (
     UpdateName,
     name_commitment,
 )
-from blockcloud.service_chain.records import REGISTERED, REVOKED, FileRecord, NameRecord, PreorderRecord
+from blockcloud.service_chain.preorders import use_preorder
+from blockcloud.service_chain.records import REGISTERED, REVOKED, FileRecord, NameRecord
 from blockcloud.service_chain.rejections import (
     Failed,
     InstanceExists,
@@ -48,15 +59,11 @@ from blockcloud.service_chain.rejections import (
     NameTooDeep,
     NotNameOwner,
     NotParentOwner,
-    PreorderExists,
-    PreorderMissing,
-    PreorderTooOld,
-    PreorderTooYoung,
     TooManyInstances,
     UnknownInstance,
     UnknownName,
 )
-from blockcloud.service_chain.state_keys import file_key, name_key, preorder_key
+from blockcloud.service_chain.state_keys import file_key, name_key
 from blockcloud.service_chain.working_state import WorkingState
 
 # Each label above a new name costs a read.
@@ -83,6 +90,7 @@ TRANSITIONS: Final[Mapping[NameStatus, Mapping[type, type[Failed] | None]]] = {
         TransferName: UnknownName,
         RenewName: UnknownName,
         RevokeName: UnknownName,
+        Delegate: UnknownName,
     },
     NameStatus.ACTIVE: {
         Register: NameTaken,
@@ -92,6 +100,7 @@ TRANSITIONS: Final[Mapping[NameStatus, Mapping[type, type[Failed] | None]]] = {
         TransferName: None,
         RenewName: None,
         RevokeName: None,
+        Delegate: None,
     },
     NameStatus.GRACE: {
         Register: NameTaken,
@@ -101,6 +110,7 @@ TRANSITIONS: Final[Mapping[NameStatus, Mapping[type, type[Failed] | None]]] = {
         TransferName: NameExpired,
         RenewName: None,
         RevokeName: NameExpired,
+        Delegate: None,
     },
     NameStatus.EXPIRED: {
         Register: None,
@@ -110,6 +120,7 @@ TRANSITIONS: Final[Mapping[NameStatus, Mapping[type, type[Failed] | None]]] = {
         TransferName: NameExpired,
         RenewName: NameExpired,
         RevokeName: NameExpired,
+        Delegate: NameExpired,
     },
     NameStatus.REVOKED: {
         Register: None,
@@ -119,57 +130,70 @@ TRANSITIONS: Final[Mapping[NameStatus, Mapping[type, type[Failed] | None]]] = {
         TransferName: NameRevoked,
         RenewName: NameRevoked,
         RevokeName: NameRevoked,
+        Delegate: NameRevoked,
     },
 }
 
 
-def status_of(record: NameRecord | None, height: int, naming: NamingParameters) -> NameStatus:
+def status_of(record: NameRecord | None, height: int) -> NameStatus:
     """The status at `height` of a name whose record is `record`."""
     if record is None:
         return NameStatus.FREE
     if record.status == REVOKED:
         return NameStatus.REVOKED
-    if height < record.expires_height:
+    if record.is_active(height):
         return NameStatus.ACTIVE
-    return NameStatus.GRACE if height < record.expires_height + naming.grace else NameStatus.EXPIRED
+    return NameStatus.GRACE if record.is_held(height) else NameStatus.EXPIRED
 
 
-def apply_preorder(state: WorkingState, sender: bytes, operation: Preorder, context: Context) -> Sequence[Event]:
-    """Note a commitment. One whose window has closed may be made again."""
-    key = preorder_key(operation.commitment, sender)
-    earlier = state.get(key, PreorderRecord)
-    if earlier is not None and context.height - earlier.height <= context.naming.preorder_max:
-        raise PreorderExists(height=earlier.height)
-    state.put(key, PreorderRecord(context.height))
-    return NO_EVENTS
+@dataclass(frozen=True, slots=True)
+class NewName:
+    """What a registration or a delegation is about."""
+
+    name: str
+    owner: bytes
+    service_file_hash: bytes
+    instance_keys: tuple[bytes, ...]
 
 
 def apply_register(state: WorkingState, sender: bytes, operation: Register, context: Context) -> Sequence[Event]:
-    """Register a preordered name against a deposit. Who had it before gets the old deposit back."""
+    """Register a preordered name against a deposit, and the price where its namespace has one."""
     name = operation.name
-    record = _permitted(state, name, Register, context)
-    _check_parents(state, sender, name, context)
-    _use_preorder(state, sender, operation, context)
-    if record is not None:
-        credit(state, record.owner, record.deposit)
-        _unbind_file(state, record.service_file_hash)
+    earlier = permitted(state, name, Register, context)
+    _check_above(state, sender, name, context)
+    use_preorder(state, sender, name, name_commitment(name, operation.salt, sender), context)
+    terms = terms_now(state, name, context)
+    pay(state, sender, name, terms, operation.price_limit)
+    new = NewName(name, sender, operation.service_file_hash, operation.instance_keys)
+    return put_new_name(state, sender, new, earlier, terms, context)
+
+
+def put_new_name(
+    state: WorkingState, payer: bytes, new: NewName, earlier: NameRecord | None, terms: Terms, context: Context
+) -> Sequence[Event]:
+    """Store a name against a deposit of `payer`. Who had it before gets the old deposit back."""
+    if earlier is not None:
+        credit(state, earlier.owner, earlier.deposit)
+        _unbind_file(state, earlier.service_file_hash)
     deposit = context.fees.new_key_deposit
-    debit(state, sender, deposit)
-    _bind_file(state, operation.service_file_hash)
+    debit(state, payer, deposit)
+    _bind_file(state, new.service_file_hash)
+    expires_height = context.height + terms.lifetime
     registered = NameRecord(
-        name=name,
-        owner=sender,
-        service_file_hash=operation.service_file_hash,
-        instance_keys=operation.instance_keys,
+        name=new.name,
+        owner=new.owner,
+        service_file_hash=new.service_file_hash,
+        instance_keys=new.instance_keys,
         registered_height=context.height,
-        expires_height=context.height + context.naming.lifetime,
+        expires_height=expires_height,
         changed_height=context.height,
         status=REGISTERED,
         deposit=deposit,
-        previous_height=record.changed_height if record is not None else 0,
+        previous_height=earlier.changed_height if earlier is not None else 0,
+        held_until_height=expires_height + terms.grace,
     )
-    state.put(name_key(name), registered)
-    return _changed(name)
+    state.put(name_key(new.name), registered)
+    return _changed(new.name)
 
 
 def apply_update_name(state: WorkingState, sender: bytes, operation: UpdateName, context: Context) -> Sequence[Event]:
@@ -210,9 +234,14 @@ def apply_transfer_name(
 
 
 def apply_renew_name(state: WorkingState, sender: bytes, operation: RenewName, context: Context) -> Sequence[Event]:
-    """Start the lifetime anew. It counts from now, so that nobody can renew for centuries."""
+    """Start the lifetime anew, by the rules that hold for the name now. It counts from now, so that nobody can renew
+    for centuries."""
     record = _owned(state, sender, operation.name, RenewName, context)
-    return _put(state, replace(record, expires_height=context.height + context.naming.lifetime), context)
+    terms = terms_now(state, record.name, context)
+    pay(state, sender, record.name, terms, operation.price_limit)
+    expires_height = context.height + terms.lifetime
+    renewed = replace(record, expires_height=expires_height, held_until_height=expires_height + terms.grace)
+    return _put(state, renewed, context)
 
 
 def apply_revoke_name(state: WorkingState, sender: bytes, operation: RevokeName, context: Context) -> Sequence[Event]:
@@ -224,56 +253,59 @@ def apply_revoke_name(state: WorkingState, sender: bytes, operation: RevokeName,
     return _put(state, revoked, context)
 
 
-def _permitted(state: WorkingState, name: str, operation: type, context: Context) -> NameRecord | None:
+def permitted(state: WorkingState, name: str, operation: type, context: Context) -> NameRecord | None:
     """The record of `name` if `TRANSITIONS` and the one change a commit allow `operation`."""
     record = state.get(name_key(name), NameRecord)
-    status = status_of(record, context.height, context.naming)
-    rejection = TRANSITIONS[status][operation]
-    if rejection is not None:
-        raise rejection(name=name, status=status.value)
+    check_name(record, name, operation, context.height)
     if record is not None and record.changed_height == context.height:
         raise NameChangedAlready(name=name, height=context.height)
     return record
 
 
+def check_name(record: NameRecord | None, name: str, operation: type, height: int) -> None:
+    """Raise what `TRANSITIONS` says against `operation` on the name with this record."""
+    status = status_of(record, height)
+    rejection = TRANSITIONS[status][operation]
+    if rejection is not None:
+        raise rejection(name=name, status=status.value)
+
+
 def _owned(state: WorkingState, sender: bytes, name: str, operation: type, context: Context) -> NameRecord:
     """The record of `name`, to which the sender may do `operation`."""
-    record = _permitted(state, name, operation, context)
+    record = permitted(state, name, operation, context)
     assert record is not None, "every operation but Register is refused for a free name"
     if record.owner != sender:
         raise NotNameOwner(name=name)
     return record
 
 
-def _check_parents(state: WorkingState, sender: bytes, name: str, context: Context) -> None:
-    """Raise NotParentOwner if the nearest registered name above belongs to somebody else."""
+def check_depth(name: str) -> None:
+    """Raise NameTooDeep if it has too many labels."""
     if name.count(".") >= NAME_LABELS:
         raise NameTooDeep(name=name, limit=NAME_LABELS)
+
+
+def _check_above(state: WorkingState, sender: bytes, name: str, context: Context) -> None:
+    """Raise unless what stands above a new name leaves it to the sender: the nearest registered name, else the
+    namespace."""
+    check_depth(name)
     parent = parent_of(name)
     while parent:
         record = state.get(name_key(parent), NameRecord)
-        if record is not None and status_of(record, context.height, context.naming) in _HELD:
+        if record is not None and record.is_held(context.height):
             if record.owner != sender:
                 raise NotParentOwner(name=name, parent=parent)
             return
         parent = parent_of(parent)
-
-
-_HELD: Final = (NameStatus.ACTIVE, NameStatus.GRACE)
-
-
-def _use_preorder(state: WorkingState, sender: bytes, operation: Register, context: Context) -> None:
-    """Remove the preorder that opens to this registration. Raises unless there is one inside its window."""
-    key = preorder_key(name_commitment(operation.name, operation.salt, sender), sender)
-    preorder = state.get(key, PreorderRecord)
-    if preorder is None:
-        raise PreorderMissing(name=operation.name)
-    age = context.height - preorder.height
-    if age < context.naming.preorder_min:
-        raise PreorderTooYoung(name=operation.name, commits=age, needed=context.naming.preorder_min)
-    if age > context.naming.preorder_max:
-        raise PreorderTooOld(name=operation.name, commits=age, limit=context.naming.preorder_max)
-    state.delete(key)
+    label = name.rpartition(".")[2]
+    namespace = namespace_of(state, label)
+    if namespace_status(namespace, context.height) not in OPEN:
+        return
+    if name == label:
+        raise LabelIsNamespace(label=label)
+    if parent_of(name) != label:
+        raise ParentNotHeld(name=name, namespace=label)
+    check_namespace(namespace, label, Register, context.height)
 
 
 def _bind_file(state: WorkingState, service_file_hash: bytes) -> None:

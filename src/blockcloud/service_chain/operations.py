@@ -20,7 +20,7 @@ from blockcloud.primitives.codec import Struct
 from blockcloud.primitives.errors import Malformed
 from blockcloud.primitives.hashes import tagged_hash
 from blockcloud.primitives.keys import verify
-from blockcloud.primitives.limits import INSTANCE_KEYS, NAME_BYTES, TRANSACTION_BYTES
+from blockcloud.primitives.limits import DELEGATIONS, INSTANCE_KEYS, LABEL_BYTES, NAME_BYTES, TRANSACTION_BYTES
 from blockcloud.primitives.names import parse_name
 from blockcloud.service_chain.contracts.limits import (
     ARGUMENT_BYTES,
@@ -31,6 +31,7 @@ from blockcloud.service_chain.contracts.limits import (
 from blockcloud.service_chain.contracts.limits import (
     SALT_BYTES as CONTRACT_SALT_BYTES,
 )
+from blockcloud.service_chain.name_price import PriceRule
 from blockcloud.transaction_chain.block import DIGEST_DOMAIN, SIGNATURE_DOMAIN, Header
 from blockcloud.transaction_chain.cloudpos.stake import StakeClaim
 from blockcloud.transaction_chain.cloudpos.verdicts import Report
@@ -50,7 +51,9 @@ Amount: TypeAlias = Annotated[int, Meta(ge=0, le=MAXIMUM_MICRO_BLOC)]
 PositiveAmount: TypeAlias = Annotated[int, Meta(ge=1, le=MAXIMUM_MICRO_BLOC)]
 Signature: TypeAlias = Annotated[bytes, Meta(min_length=64, max_length=64)]
 NameText: TypeAlias = Annotated[str, Meta(min_length=1, max_length=NAME_BYTES)]
+LabelText: TypeAlias = Annotated[str, Meta(min_length=1, max_length=LABEL_BYTES)]
 PolicyText: TypeAlias = Annotated[str, Meta(max_length=16 * 1024)]
+Salt: TypeAlias = Annotated[bytes, Meta(min_length=SALT_BYTES, max_length=SALT_BYTES)]
 Keys: TypeAlias = Annotated[tuple[Key, ...], Meta(max_length=INSTANCE_KEYS)]
 
 # Both may be empty where that means: as before.
@@ -93,12 +96,14 @@ class Preorder(Struct, frozen=True, tag=10):
 
 
 class Register(Struct, frozen=True, tag=11):
-    """Register the preordered `name`; `service_file_hash` may be empty."""
+    """Register the preordered `name`; `service_file_hash` may be empty. If its namespace asks for more than
+    `price_limit` micro-BLOC, nothing happens."""
 
     name: NameText
-    salt: Annotated[bytes, Meta(min_length=SALT_BYTES, max_length=SALT_BYTES)]
+    salt: Salt
     service_file_hash: OptionalDigest
     instance_keys: Keys
+    price_limit: Amount = 0
 
 
 class UpdateName(Struct, frozen=True, tag=12):
@@ -130,15 +135,50 @@ class TransferName(Struct, frozen=True, tag=15):
 
 
 class RenewName(Struct, frozen=True, tag=16):
-    """Start the name's lifetime anew from this height."""
+    """Start the name's lifetime anew from this height, for at most `price_limit` micro-BLOC."""
 
     name: NameText
+    price_limit: Amount = 0
 
 
 class RevokeName(Struct, frozen=True, tag=17):
     """Give the name up; its keys count no more from this commit on."""
 
     name: NameText
+
+
+class RevealNamespace(Struct, frozen=True, tag=18):
+    """Open the preordered namespace `label`: names directly below it cost what `rule` says, live for `lifetime` commits
+    and may be renewed for `grace` more."""
+
+    label: LabelText
+    salt: Salt
+    rule: PriceRule
+    lifetime: Annotated[int, Meta(ge=1, le=NUMBER_MAX)]
+    grace: Number
+
+
+class ReadyNamespace(Struct, frozen=True, tag=19):
+    """From now on everybody registers names below the namespace; its owner has no more rights than others."""
+
+    label: LabelText
+
+
+class Delegation(Struct, frozen=True):
+    """A name directly below another, for `owner`."""
+
+    label: LabelText
+    owner: Key
+    service_file_hash: OptionalDigest
+    instance_keys: Keys
+
+
+class Delegate(Struct, frozen=True, tag=20):
+    """Register all of these names directly below `parent`, a name of the sender's or its namespace that is not yet
+    ready, without preorder. All or none."""
+
+    parent: NameText
+    entries: Annotated[tuple[Delegation, ...], Meta(min_length=1, max_length=DELEGATIONS)]
 
 
 class SetPolicy(Struct, frozen=True, tag=31):
@@ -292,6 +332,9 @@ Operation: TypeAlias = (
     | TransferName
     | RenewName
     | RevokeName
+    | RevealNamespace
+    | ReadyNamespace
+    | Delegate
     | AnnounceEndpoint
     | Bond
     | Unbond
@@ -322,15 +365,43 @@ def name_commitment(name: str, salt: bytes, sender: bytes) -> bytes:
     return tagged_hash("preorder/v1", codec.encode((name, salt, sender)))
 
 
+def namespace_commitment(label: str, salt: bytes, sender: bytes) -> bytes:
+    """What `Preorder` publishes for a namespace. No preorder of a name opens to one, nor the other way round."""
+    return tagged_hash("preorder-namespace/v1", codec.encode((label, salt, sender)))
+
+
 def _check_name(operation: Any) -> None:
     parse_name(operation.name)
 
 
 def _check_register(operation: Register) -> None:
     parse_name(operation.name)
-    _check_file_hash(operation.service_file_hash)
-    if len(dict.fromkeys(operation.instance_keys)) != len(operation.instance_keys):
-        raise Malformed("an instance key is named twice", name=operation.name)
+    _check_binding(operation.name, operation.service_file_hash, operation.instance_keys)
+
+
+def _check_binding(name: str, service_file_hash: bytes, instance_keys: tuple[bytes, ...]) -> None:
+    _check_file_hash(service_file_hash)
+    if len(dict.fromkeys(instance_keys)) != len(instance_keys):
+        raise Malformed("an instance key is named twice", name=name)
+
+
+def _check_namespace(operation: RevealNamespace | ReadyNamespace) -> None:
+    _check_label(operation.label)
+
+
+def _check_delegate(operation: Delegate) -> None:
+    for entry in operation.entries:
+        _check_label(entry.label)
+        name = parse_name(f"{entry.label}.{operation.parent}")
+        _check_binding(name, entry.service_file_hash, entry.instance_keys)
+    labels = [entry.label for entry in operation.entries]
+    if len(dict.fromkeys(labels)) != len(labels):
+        raise Malformed("a batch names a label twice", parent=operation.parent)
+
+
+def _check_label(label: str) -> None:
+    if "." in parse_name(label):
+        raise Malformed("a label has no dots", label=label)
 
 
 def _check_update(operation: UpdateName) -> None:
@@ -435,6 +506,9 @@ _CHECKS: Final[Mapping[type, Callable[[Any], None]]] = {
     TransferName: _check_name,
     RenewName: _check_name,
     RevokeName: _check_name,
+    RevealNamespace: _check_namespace,
+    ReadyNamespace: _check_namespace,
+    Delegate: _check_delegate,
     AnnounceEndpoint: _check_endpoint,
     Bond: _check_bond,
     StakeResources: _check_stake,

@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 from blockcloud.primitives import codec
 from blockcloud.primitives.codec import Struct
 from blockcloud.primitives.limits import STATE_VALUE_BYTES
+from blockcloud.service_chain.name_price import PriceRule
 from blockcloud.transaction_chain.cloudpos.sortition import ChallengeRound
 from blockcloud.transaction_chain.cloudpos.stake import Resources, StakeClaim
 from blockcloud.transaction_chain.cloudpos.verdicts import Report
@@ -57,6 +58,7 @@ class NameRecord(Struct, frozen=True):
     status: str  # REGISTERED or REVOKED
     deposit: int
     previous_height: int  # of the change before this one, 0 for none: the history is a chain
+    held_until_height: int  # expiry and grace: below it nobody else may register the name, unless it is revoked
 
     @property
     def revoked(self) -> bool:
@@ -66,6 +68,24 @@ class NameRecord(Struct, frozen=True):
     def is_active(self, height: int) -> bool:
         """Whether it binds anything at `height`: neither revoked nor expired."""
         return self.status == REGISTERED and height < self.expires_height
+
+    def is_held(self, height: int) -> bool:
+        """Whether it is somebody's at `height`: active, or in the time in which its owner may still renew it."""
+        return self.status == REGISTERED and height < self.held_until_height
+
+
+class NamespaceRecord(Struct, frozen=True):
+    """A namespace and the rules of the names directly below it; its status is `namespaces.namespace_status`."""
+
+    label: str
+    owner: bytes
+    rule: PriceRule
+    lifetime: int
+    grace: int
+    revealed_height: int
+    lapses_height: int  # unless it is ready before
+    ready_height: int  # 0: not yet
+    deposit: int
 
 
 class FileRecord(Struct, frozen=True):
@@ -270,6 +290,7 @@ Record = (
     | Lane
     | PreorderRecord
     | NameRecord
+    | NamespaceRecord
     | FileRecord
     | Fees
     | Candidate

@@ -33,6 +33,11 @@ def name_key(name: str) -> bytes:
     return b"n" + name.encode()
 
 
+def namespace_key(label: str) -> bytes:
+    """The NamespaceRecord of a label."""
+    return b"N" + label.encode()
+
+
 def preorder_key(commitment: bytes, sender: bytes) -> bytes:
     """The PreorderRecord of a commitment. The sender is part of the key, so that copying somebody's commitment out of
     the air does not get in the way of its author."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from blockcloud.cli.context import command_group, load_key, open_client, options
+from blockcloud.cli.context import command_group, load_key, open_client, options, public_key
 from blockcloud.cli.output import EXIT_FAILURE, show
 from blockcloud.primitives.errors import BadConfiguration
 from blockcloud.primitives.names import parse_name
@@ -112,7 +112,7 @@ def add_member(
     """Put an account into a role. A role is a name that you own."""
     from blockcloud.service_chain.operations import GrantRole
 
-    _change(GrantRole(parse_name(role), _account(account)), {"role": role, "member": _address(account)})
+    _change(GrantRole(parse_name(role), public_key(account)), {"role": role, "member": _address(account)})
 
 
 @role.command("remove")
@@ -122,7 +122,7 @@ def remove_member(
     """Take an account out of a role; its sessions end within a second."""
     from blockcloud.service_chain.operations import RevokeRole
 
-    _change(RevokeRole(parse_name(role), _account(account)), {"role": role, "member": _address(account)})
+    _change(RevokeRole(parse_name(role), public_key(account)), {"role": role, "member": _address(account)})
 
 
 @role.command("show")
@@ -149,7 +149,7 @@ def issue(
 
     now_s = int(time.time())
     made = issue_grant(
-        load_key(), parse_name(name), _account(to), issued_s=now_s, expires_s=now_s + seconds, delegable=delegable
+        load_key(), parse_name(name), public_key(to), issued_s=now_s, expires_s=now_s + seconds, delegable=delegable
     )
     _write_grant(out, made, {"name": name, "to": _address(to), "expires": now_s + seconds, "delegable": delegable})
 
@@ -167,7 +167,7 @@ def delegate(
 
     now_s = int(time.time())
     made = give_on(
-        read_grant(file), load_key(), parse_name(name), _account(to), issued_s=now_s, expires_s=now_s + seconds
+        read_grant(file), load_key(), parse_name(name), public_key(to), issued_s=now_s, expires_s=now_s + seconds
     )
     _write_grant(out, made, {"name": name, "to": _address(to), "expires": now_s + seconds, "delegable": False})
 
@@ -183,7 +183,7 @@ def attenuate(
     from blockcloud.service_access.grants import attenuate as narrow
 
     end = int(time.time()) + seconds
-    _write_grant(out, narrow(read_grant(file), _account(owner), expires_s=end), {"expires": end})
+    _write_grant(out, narrow(read_grant(file), public_key(owner), expires_s=end), {"expires": end})
 
 
 @grant.command("show")
@@ -253,7 +253,7 @@ def _case(
     from blockcloud.service_access.admission import AccessRequest
     from blockcloud.service_access.policy import CompiledRules, offline_rules
 
-    key, name = _account(principal), parse_name(name)
+    key, name = public_key(principal), parse_name(name)
     wanted = parse_name(in_role) if in_role else ""
     if file is not None:
         compiled = CompiledRules(offline_rules(name, _read(file), {wanted: (key,)} if wanted else {}))
@@ -305,20 +305,10 @@ def _change(operation: Operation, more: dict[str, Any]) -> None:
     show(asyncio.run(commit()), as_json=options.as_json)
 
 
-def _account(text: str) -> bytes:
-    """The public key of an address or of a key file."""
-    from blockcloud.primitives.addresses import PREFIX, parse_address
-    from blockcloud.primitives.keys import SigningKey
-
-    if not text.startswith(f"{PREFIX}1") and Path(text).exists():
-        return SigningKey.load(Path(text)).public
-    return parse_address(text)
-
-
 def _address(text: str) -> str:
     from blockcloud.primitives.addresses import format_address
 
-    return format_address(_account(text))
+    return format_address(public_key(text))
 
 
 def _read(path: Path) -> str:

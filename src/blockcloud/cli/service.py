@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from blockcloud.cli.context import address_argument, home, home_folder, open_client, options
+from blockcloud.cli.context import address_argument, chosen_account, home, home_folder, open_client, options
 from blockcloud.cli.output import say, show
 from blockcloud.primitives.errors import BadConfiguration, Unreachable
 from blockcloud.primitives.names import parse_name
@@ -98,7 +98,15 @@ async def _publish(name: str, server: tuple[str, int], place: tuple[str, int], t
         # The control socket first: a second publish of the name from this home is refused before it announces.
         async with (
             _Control(endpoint, f"publish-{name}", status) as control,
-            listen(name, home=here, key=options.key, api=options.api, endpoint=endpoint, title=title) as listener,
+            listen(
+                name,
+                home=here,
+                key=options.key,
+                account=chosen_account(),
+                api=options.api,
+                endpoint=endpoint,
+                title=title,
+            ) as listener,
         ):
             served.append(listener)
             _ready(name, endpoint, control.path, name, instance=instance.public.hex(), to=to)

@@ -68,6 +68,10 @@ class Client:
         """As `AsyncClient.account`."""
         return self._run(self._client.account(public_key, **how))
 
+    def account_keys(self, public_key: bytes, **how: Any) -> tuple[int, tuple[bytes, ...]]:
+        """As `AsyncClient.account_keys`."""
+        return self._run(self._client.account_keys(public_key, **how))
+
     def name(self, name: str, **how: Any) -> NameRecord | None:
         """As `AsyncClient.name`."""
         return self._run(self._client.name(name, **how))

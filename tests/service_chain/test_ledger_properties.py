@@ -85,7 +85,7 @@ def test_random_histories_reach_most_reasons() -> None:
         seen += Counter(code for result in ledger.results for _, code in result.outcomes)
     assert seen["ok"] > 300, seen
     assert len(seen) >= 30, seen
-    assert {"too_few_signers", "candidate_keeps_key", "lane_ended"} <= seen.keys(), seen
+    assert {"too_few_signers", "candidate_keeps_key"} <= seen.keys(), seen
     assert {"out_of_fuel", "unknown_contract", "contract_reentered", "deposit_limit_exceeded"} <= seen.keys(), seen
 
 

@@ -46,8 +46,8 @@ def new() -> None:
 def show_account(
     address: Annotated[str, typer.Argument(help="Address; default: the account of the signing key.")] = "",
 ) -> None:
-    """Balance and sequence of an account as a node has it now; its balance, and who signs for it, proven at the newest
-    checkpoint."""
+    """Balance, sequence and keys of an account as a node has it now; balance and keys proven at the newest
+    checkpoint, which may be some seconds old."""
     owner = parse_address(address) if address else load_account()
     show(asyncio.run(_show(owner)), as_json=options.as_json)
 
@@ -66,9 +66,14 @@ async def _show(owner: bytes) -> dict[str, Any]:
         "address": format_address(owner),
         "balance": view.get("balance"),
         "sequence": view.get("sequence"),
-        "threshold": threshold,
-        "keys": [format_address(key) for key in keys],
-        "proven": {"balance": format_amount(certified), "height": proven.height},
+        "threshold": view.get("threshold"),
+        "keys": view.get("keys"),
+        "proven": {
+            "balance": format_amount(certified),
+            "threshold": threshold,
+            "keys": [format_address(key) for key in keys],
+            "height": proven.height,
+        },
     }
 
 

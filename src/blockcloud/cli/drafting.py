@@ -61,13 +61,14 @@ def send(
 async def _send(draft: Draft) -> dict[str, Any]:
     from blockcloud.api.views import receipt_view
     from blockcloud.primitives.errors import WrongChain
+    from blockcloud.sdk.drafts import keys_told
     from blockcloud.sdk.errors import rejection
     from blockcloud.service_chain.rejections import OK
 
     async with open_client() as client:
         if draft.body.chain_id != client.chain_id:
             raise WrongChain("the draft is for another ledger than this home's", chain=draft.body.chain_id.hex()[:16])
-        threshold, keys = await client.account_keys(draft.body.sender)
+        threshold, keys = await keys_told(client, draft.body.sender)
         (outcome,) = await client.submit([draft.complete(threshold, keys)])
     if outcome.receipt is None or outcome.receipt.code != OK:
         raise rejection(outcome.code)

@@ -11,7 +11,7 @@ from blockcloud.cli.drafting import write_draft
 from blockcloud.primitives.errors import BadConfiguration
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.sdk.client import FEE_LIMIT_MICRO_BLOC, AsyncClient
-from blockcloud.sdk.drafts import VALID_COMMITS, Draft, described
+from blockcloud.sdk.drafts import VALID_COMMITS, Draft, described, keys_told
 from blockcloud.service_chain.operations import Operation
 
 
@@ -50,7 +50,7 @@ class DraftingClient(AsyncClient):
             raise BadConfiguration("the file exists already; a draft gets a new one", path=str(path))
         account = self.acts_for(key, sender)
         draft = Draft.of(await self.unsigned(account, *operations, valid_commits=VALID_COMMITS, fee_limit=fee_limit))
-        keys = (await self.account_keys(account))[1]
+        keys = (await keys_told(self, account))[1]
         able = [each for each in self._signers(key, cosigners) if each.public in (*keys, *draft.joining)]
         draft = draft.signed(*able)
         write_draft(path, draft)

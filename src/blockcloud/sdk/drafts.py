@@ -23,6 +23,8 @@ from blockcloud.primitives.errors import InvalidAddress, Malformed, Oversized
 from blockcloud.primitives.hashes import tagged_hash
 from blockcloud.primitives.keys import SigningKey, verify
 from blockcloud.primitives.limits import TRANSACTION_BYTES, TRANSACTION_SIGNATURES
+from blockcloud.sdk.client import AsyncClient
+from blockcloud.sdk.errors import BadAnswer
 from blockcloud.service_chain.operations import SetKeys, check_operation
 from blockcloud.service_chain.rejections import TooFewSigners
 from blockcloud.service_chain.transaction import DOMAIN, KeyNotShown, TransactionBody, WireTransaction
@@ -121,6 +123,19 @@ def merge(drafts: Sequence[Draft]) -> Draft:
     if any(draft.body_bytes != first.body_bytes for draft in drafts):
         raise Malformed("these are drafts of different transactions")
     return replace(first, signatures={key: value for draft in drafts for key, value in draft.signatures.items()})
+
+
+async def keys_told(client: AsyncClient, account: bytes) -> tuple[int, tuple[bytes, ...]]:
+    """(threshold, keys) that sign for an account, as a node has it now: newer than what can be proven. A node that lies
+    about it only makes the ledger reject the transaction. Raises BadAnswer."""
+    view = await client.account_view(account)
+    try:
+        threshold, keys = view["threshold"], tuple(map(parse_address, view["keys"]))
+    except (KeyError, TypeError, AttributeError, InvalidAddress) as error:
+        raise BadAnswer(f"an account without its keys: {error}") from None
+    if not isinstance(threshold, int) or not 1 <= threshold <= len(keys):
+        raise BadAnswer("an account that nobody can sign for")
+    return threshold, keys
 
 
 def described(draft: Draft) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from blockcloud.cli.context import (
     public_key,
 )
 from blockcloud.cli.output import say, show
-from blockcloud.primitives.addresses import format_address, parse_address
+from blockcloud.primitives.addresses import format_address
 from blockcloud.primitives.amounts import format_amount, parse_amount
 
 if TYPE_CHECKING:
@@ -44,11 +44,13 @@ def new() -> None:
 
 @app.command("show")
 def show_account(
-    address: Annotated[str, typer.Argument(help="Address; default: the account of the signing key.")] = "",
+    address: Annotated[
+        str, typer.Argument(help="Address, or a key file; default: the account of the signing key.")
+    ] = "",
 ) -> None:
     """Balance, sequence and keys of an account as a node has it now; balance and keys proven at the newest
     checkpoint, which may be some seconds old."""
-    owner = parse_address(address) if address else load_account()
+    owner = public_key(address) if address else load_account()
     show(asyncio.run(_show(owner)), as_json=options.as_json)
 
 
@@ -79,12 +81,12 @@ async def _show(owner: bytes) -> dict[str, Any]:
 
 @app.command()
 def transfer(
-    to: Annotated[str, typer.Option("--to", help="Address of the receiver.")],
+    to: Annotated[str, typer.Option("--to", help="Address (or key file) of the receiver.")],
     amount: Annotated[str, typer.Option("--amount", help="Amount in BLOC, such as 1.5.")],
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is committed.")] = True,
 ) -> None:
     """Pay somebody from the account of the signing key."""
-    report = asyncio.run(_transfer(parse_address(to), parse_amount(amount), wait))
+    report = asyncio.run(_transfer(public_key(to), parse_amount(amount), wait))
     show(report, as_json=options.as_json)
 
 

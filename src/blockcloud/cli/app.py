@@ -57,7 +57,10 @@ def global_options(
     home: Annotated[str, typer.Option("--home", envvar="BLOCKCLOUD_HOME", help="Folder of a devnet or node.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
     account: Annotated[
-        str, typer.Option("--account", envvar="BLOCKCLOUD_ACCOUNT", help="Address to act for, if not the key's own.")
+        str,
+        typer.Option(
+            "--account", envvar="BLOCKCLOUD_ACCOUNT", help="Address (or key file) to act for, if not the key's own."
+        ),
     ] = "",
     cosign: Annotated[list[str] | None, typer.Option("--cosign", help="File of a key that signs too; repeat.")] = None,
     draft: Annotated[str, typer.Option("--draft", help="Send nothing: write the transaction to this file.")] = "",

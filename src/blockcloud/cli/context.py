@@ -76,9 +76,7 @@ def load_key() -> SigningKey:
 
 def chosen_account() -> bytes | None:
     """The account to act for: that of --account, else the one in the note beside the key; None: the key's own."""
-    from blockcloud.primitives.addresses import parse_address
-
-    return parse_address(options.account) if options.account else home().acts_for(options.key)
+    return public_key(options.account) if options.account else home().acts_for(options.key)
 
 
 def load_account() -> bytes:

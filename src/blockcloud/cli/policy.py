@@ -216,11 +216,24 @@ def revoke(
     identifier, expires_s = b"", NUMBER_MAX
     if what and not (identifier := _identifier(what)):
         found = read_grant(Path(what))
-        identifier, expires_s = revocation_ids(found)[-1], min(NUMBER_MAX, expiry_of(found, load_key().public))
+        identifier, expires_s = (
+            revocation_ids(found)[-1],
+            min(NUMBER_MAX, expiry_of(found, asyncio.run(_issuer(found)))),
+        )
     _change(
         RevokeGrant(parse_name(name), identifier, expires_s),
         {"name": name, "revocation_id": identifier.hex() or None},
     )
+
+
+async def _issuer(grant: bytes) -> bytes:
+    """Which key of the account that the signing key acts for has issued a grant. Raises GrantInvalid if none has."""
+    from blockcloud.sdk.drafts import keys_told
+    from blockcloud.service_access.grants import issuer_of
+
+    async with open_client() as client:
+        _, keys = await keys_told(client, client.acts_for(load_key()))
+    return issuer_of(grant, keys)
 
 
 def read_grant(path: Path) -> bytes:

@@ -16,7 +16,7 @@ the name (`publishing`), and the consumer believes only what is proven to it (`r
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -68,6 +68,7 @@ async def listen(
     home: Place = None,
     key: OwnerKey = None,
     account: bytes | None = None,
+    cosigners: Sequence[SigningKey] = (),
     api: str | None = None,
     address: Address = DEFAULT_ADDRESS,
     endpoint: ServiceEndpoint | None = None,
@@ -79,10 +80,10 @@ async def listen(
 
     Who may connect is what the policy bound to the name says; each decision is logged in the home's `decisions` folder.
     The first time, the name's owner must say so to the ledger: `key` (a file or a key, default: see `Home.key_path`)
-    signs, for `account` where that is not the key's own (see `Home.acts_for`), and `title` goes into the service file
-    if the name has none yet. Later, no owner's key is needed. `endpoint` is one that listens already, for those who
-    have a use for it beside this. Raises BadConfiguration, UnknownName, what the ledger rejects with, Unreachable,
-    TimedOut.
+    signs, for `account` where that is not the key's own (see `Home.acts_for`), and `cosigners` with it; `title` goes
+    into the service file if the name has none yet. Later, no owner's key is needed. `endpoint` is one that listens
+    already, for those who have a use for it beside this. Raises BadConfiguration, UnknownName, what the ledger rejects
+    with, Unreachable, TimedOut.
     """
     folder = home if isinstance(home, Home) else Home.find(home)
     name, instance = parse_name(name), folder.instance_key()
@@ -92,7 +93,7 @@ async def listen(
 
     if account is None and not isinstance(key, SigningKey):
         account = folder.acts_for(key)
-    async with open_client(folder, api=api, account=account) as client:
+    async with open_client(folder, api=api, account=account, cosigners=cosigners) as client:
         file_hash = await authorise_instance(client, name, instance.public, load_owner, title=title or name)
         decisions = DecisionLog(folder.path / DECISIONS_FOLDER / f"{name}.jsonl")
         gate = PolicyGate(client, name, decisions=decisions)

@@ -53,6 +53,7 @@ async def test_an_account_is_the_same_in_both_forms(api: Api) -> None:
     known = await api.both(f"/v1/accounts/{format_address(USERS[6].public)}")
     assert known["exists"]
     assert known["balance_micro_bloc"] == api.validator.chain.account(USERS[6].public).balance  # type: ignore[union-attr]
+    assert (known["threshold"], known["keys"], known["ended_lanes"]) == (1, [known["address"]], 0)
     nobody = await api.both(f"/v1/accounts/{format_address(b'n' * 32)}")
     assert nobody == {**nobody, "exists": False, "balance": "0", "balance_micro_bloc": 0, "sequence": 0}
 

@@ -71,7 +71,9 @@ def test_a_balance_is_what_the_ledger_proves(node: Node) -> None:
         "address": NOBODY,
         "balance": "0",
         "sequence": 0,
-        "proven": {"balance": "0", "height": report["proven"]["height"]},
+        "threshold": 1,
+        "keys": [NOBODY],
+        "proven": {"balance": "0", "threshold": 1, "keys": [NOBODY], "height": report["proven"]["height"]},
     }
     view = node.command("account", "show", NOBODY).out.splitlines()
     assert read_view(view, report) == {**texts(report), "proven": read_view(view, report)["proven"]}

@@ -33,6 +33,7 @@ from blockcloud.service_chain.operations import (
     RevokeGrant,
     RevokeName,
     RevokeRole,
+    SetKeys,
     SetPolicy,
     Transfer,
     TransferName,
@@ -105,16 +106,26 @@ class RandomHistory:
         sequence = opened.sequence if opened else account.sequence
         sequence += self.under_way[user.public, lane] + choose([0] * 20 + [1, -1])
         self.under_way[user.public, lane] += 1
-        signer = BY_KEY[opened.key] if opened else user
+        operations = [self.operation(user.public) for _ in range(choose([1, 1, 1, 2, 3]))]
+        joining = [key for each in operations if isinstance(each, SetKeys) for key in each.keys]
+        able = [opened.key] if opened else self.signing(user.public, joining)
+        able = able if self.source.random() < 0.95 else [choose(PEOPLE).public]
         return self.ledger.sign(
             user,
-            *(self.operation(user.public) for _ in range(choose([1, 1, 1, 2, 3]))),
+            *operations,
             lane=lane,
             sequence=max(0, sequence),
-            signers=(signer,) if self.source.random() < 0.95 else (choose(PEOPLE),),
+            signers=[BY_KEY[key] for key in dict.fromkeys([*able, *joining])],
             valid_until=self.ledger.height + choose([0, *[50] * 25]),
             fee_limit=choose([10, *[RICH] * 25]),
         )
+
+    def signing(self, account: bytes, joining: list[bytes]) -> list[bytes]:
+        """Keys that may sign for an account now, those first that stay among its keys."""
+        record = self.ledger.chain.account_keys(account)
+        if record is None:
+            return [account]
+        return sorted(record.keys, key=lambda key: key not in joining)[: record.threshold]
 
     def operation(self, sender: bytes) -> Operation:
         """Mostly something that may well be allowed now, sometimes anything."""
@@ -126,6 +137,9 @@ class RandomHistory:
             OpenLane(choose(LANES), choose([sender, key]), choose(ALLOWED), choose(AMOUNTS), choose([0, 10, 90])),
             CloseLane(choose(LANES)),
         ]
+        keys = tuple(sorted({sender, key, other} if other in BY_KEY else {key}))
+        keys = choose([keys, keys[:1], (sender,)])
+        set_keys = SetKeys(choose([1, len(keys)]), keys, choose([True, False]))
         limit = choose([0, RICH, RICH])
         register = Register(name, SALT, choose(HASHES), choose([(), (key,)]), limit)
         changes: list[Operation] = [
@@ -146,7 +160,7 @@ class RandomHistory:
         if kind < 3:
             return transfer
         if kind == 3:
-            return choose([*lanes, *lanes, endpoint])
+            return choose([*lanes, *lanes, endpoint, set_keys])
         if kind == 10:
             return self.of_contracts(sender)
         if kind >= 11:

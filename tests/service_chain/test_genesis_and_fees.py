@@ -13,7 +13,7 @@ from blockcloud.primitives.errors import BadConfiguration
 from blockcloud.service_chain.execution import RULES
 from blockcloud.service_chain.fees import OPERATION_WEIGHTS, next_base_fee
 from blockcloud.service_chain.genesis import FeeParameters, Genesis, NamingParameters
-from blockcloud.service_chain.operations import OPERATIONS
+from blockcloud.service_chain.operations import OPERATIONS, Transfer
 from blockcloud.transaction_chain.parameters import Parameters
 from tests.service_chain.ledger_in_memory import USERS, Ledger, small_genesis
 
@@ -94,3 +94,28 @@ def test_the_base_fee_moves_by_at_most_an_eighth_towards_the_target(base: int, w
         assert after > base
     else:
         assert after < base or base == parameters.base_fee_floor
+
+
+def test_the_base_fee_rises_under_load_shuts_cheap_offers_out_and_falls_afterwards() -> None:
+    """A ledger whose target is twenty transfers a commit gets sixty in each."""
+    payer, payee, weight = USERS[1], USERS[2].public, 13
+    ledger = Ledger(small_genesis(fees=FeeParameters(base_fee=8, target_weight=20 * weight)))
+    cheap_limit = 10 * weight
+    assert ledger.run(payer, Transfer(payee, 1), fee_limit=cheap_limit) == "ok"
+    fees = [ledger.chain.base_fee]
+    while fees[-1] < 100:
+        first = ledger.sequence(payer)
+        codes = ledger.commit(*[ledger.sign(payer, Transfer(payee, 1), sequence=first + n) for n in range(60)])
+        assert codes == ["ok"] * 60
+        fees.append(ledger.chain.base_fee)
+        assert fees[-2] < fees[-1] <= fees[-2] + max(1, fees[-2] // 8), fees
+    assert len(fees) < 40, "an eighth each commit"
+    assert ledger.run(payer, Transfer(payee, 1), fee_limit=cheap_limit) == "fee_limit_too_low"
+    falling = [ledger.chain.base_fee]
+    while falling[-1] > 1:
+        ledger.advance(1)
+        falling.append(ledger.chain.base_fee)
+        assert falling[-2] - max(1, falling[-2] // 8) <= falling[-1] < falling[-2], falling
+    ledger.advance(1)
+    assert ledger.chain.base_fee == 1, "the floor"
+    assert ledger.run(payer, Transfer(payee, 1), fee_limit=cheap_limit) == "ok"

@@ -79,7 +79,7 @@ def test_restarts_change_nothing(seed: int, restarts: set[int]) -> None:
 def test_random_histories_reach_most_reasons() -> None:
     """The properties above are worth something only if their histories get somewhere."""
     seen: Counter[str] = Counter()
-    for seed in range(12):
+    for seed in range(24):
         ledger = Ledger()
         history = RandomHistory(ledger, random.Random(seed))
         for _ in range(30):
@@ -87,6 +87,7 @@ def test_random_histories_reach_most_reasons() -> None:
         seen += Counter(code for result in ledger.results for _, code in result.outcomes)
     assert seen["ok"] > 300, seen
     assert len(seen) >= 30, seen
+    assert {"too_few_signers", "candidate_keeps_key"} <= seen.keys(), seen
     assert {"out_of_fuel", "unknown_contract", "contract_reentered", "deposit_limit_exceeded"} <= seen.keys(), seen
     assert {"namespace_is_ready", "namespace_taken", "not_namespace_owner"} <= seen.keys(), seen
 

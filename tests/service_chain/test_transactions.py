@@ -19,6 +19,7 @@ from blockcloud.primitives.errors import (
     PeerFault,
     WrongChain,
 )
+from blockcloud.primitives.limits import TRANSACTION_SIGNATURES
 from blockcloud.service_chain.operations import (
     TAGS,
     AddInstance,
@@ -138,8 +139,9 @@ def test_each_key_signs_once_and_in_order() -> None:
         LEDGER.chain.check(rewired(signatures=both[::-1]))
     with pytest.raises(Malformed):
         LEDGER.chain.check(rewired(signatures=[both[0], both[0]]))
+    strangers = [(bytes([n]) * 32, both[0][1]) for n in range(TRANSACTION_SIGNATURES + 1)]
     with pytest.raises(Malformed):
-        LEDGER.chain.check(rewired(signatures=[(bytes([n]) * 32, both[0][1]) for n in range(17)]))
+        LEDGER.chain.check(rewired(signatures=strangers))
 
 
 GOOD = [

@@ -65,9 +65,8 @@ def rules_of(chain: ServiceChain, name: str) -> AccessRules | None:
     entries = tuple(
         RoleEntry(role, chain.name(role), decode_record(chain.get(role_key(role)), RoleRecord)) for role in roles
     )
-    return AccessRules(
-        height, record, policy, decode_record(chain.get(revocations_key(name)), RevocationRecord), entries
-    )
+    revocations = decode_record(chain.get(revocations_key(name)), RevocationRecord)
+    return AccessRules(height, record, policy, revocations, entries, chain.account_keys(record.owner))
 
 
 @lru_cache(maxsize=256)  # asked several times a second

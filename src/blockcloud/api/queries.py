@@ -87,10 +87,12 @@ def _add_eras(router: APIRouter, validator: Validator) -> None:
 def _add_accounts_and_names(router: APIRouter, validator: Validator) -> None:
     chain = validator.chain
 
-    @router.get("/accounts/{address}", summary="Balance and next sequence of an account", openapi_extra=described())
+    @router.get(
+        "/accounts/{address}", summary="Balance, next sequence and keys of an account", openapi_extra=described()
+    )
     async def account(request: Request, address: str) -> Response:
         key = parse_address(address)
-        return answer(request, account_view(key, chain.account(key)))
+        return answer(request, account_view(key, chain.account(key), chain.account_keys(key)))
 
     @router.get("/names/{name}", summary="A name, now or at a height", openapi_extra=described(_HEIGHT))
     async def name(request: Request, name: str) -> Response:

@@ -16,14 +16,14 @@ from blockcloud.service_chain.handover import Handover
 from blockcloud.service_chain.inclusion import ProvenTransaction
 from blockcloud.service_chain.proven import ProvenValue
 from blockcloud.service_chain.receipts import Receipt
-from blockcloud.service_chain.records import Account, Candidate, ContractRecord, NameRecord, StakeRecord
+from blockcloud.service_chain.records import Account, AccountKeys, Candidate, ContractRecord, NameRecord, StakeRecord
 from blockcloud.service_chain.rejections import OK
 from blockcloud.transaction_chain.cloudpos.stake import Resources
 from blockcloud.transaction_chain.era import EraPlan
 
 
-def account_view(public_key: bytes, account: Account | None) -> dict[str, Any]:
-    """An account; one that the ledger does not know has nothing and starts at sequence 0."""
+def account_view(public_key: bytes, account: Account | None, keys: AccountKeys | None) -> dict[str, Any]:
+    """An account; one that the ledger does not know has nothing and starts at sequence 0. `keys`: who signs for it."""
     balance = account.balance if account else 0
     return {
         "address": format_address(public_key),
@@ -31,6 +31,18 @@ def account_view(public_key: bytes, account: Account | None) -> dict[str, Any]:
         "balance_micro_bloc": balance,
         "sequence": account.sequence if account else 0,
         "exists": account is not None,
+        **keys_view(public_key, keys),
+    }
+
+
+def keys_view(public_key: bytes, keys: AccountKeys | None) -> dict[str, Any]:
+    """Who signs for an account: `threshold` of `keys`, which are shown as the addresses that they would have. Lanes up
+    to the number `ended_lanes` are over."""
+    signers = (public_key,) if keys is None else keys.keys
+    return {
+        "threshold": 1 if keys is None else keys.threshold,
+        "keys": [format_address(key) for key in signers],
+        "ended_lanes": 0 if keys is None else keys.ended_lanes,
     }
 
 

@@ -9,8 +9,8 @@ from typing import Annotated, Final
 import typer
 
 from blockcloud import __version__
+from blockcloud.cli import account as accounts
 from blockcloud.cli import (
-    account,
     chain,
     contract,
     devnet,
@@ -24,8 +24,8 @@ from blockcloud.cli import (
     trust,
     validator,
 )
-from blockcloud.cli.context import GLOBAL_FLAGS, GLOBAL_OPTIONS, options
-from blockcloud.cli.output import EXIT_FAILURE, exit_code, say, show_bug, show_error, show_system_error
+from blockcloud.cli.context import GLOBAL_FLAGS, GLOBAL_OPTIONS, Drafted, options
+from blockcloud.cli.output import EXIT_FAILURE, exit_code, say, show, show_bug, show_error, show_system_error
 from blockcloud.primitives.errors import BlockCloudError
 
 INTERRUPTED: Final = 130
@@ -41,7 +41,7 @@ GROUPS: Final = (
     (devnet.app, "devnet"),
     (node.app, "node"),
     (validator.app, "validator"),
-    (account.app, "account"),
+    (accounts.app, "account"),
     (name.app, "name"),
     (namespace.app, "namespace"),
     (trust.app, "trust"),
@@ -70,11 +70,20 @@ def global_options(
     key: Annotated[str, typer.Option("--key", envvar="BLOCKCLOUD_KEY", help="File of the key that signs.")] = "",
     home: Annotated[str, typer.Option("--home", envvar="BLOCKCLOUD_HOME", help="Folder of a devnet or node.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    account: Annotated[
+        str,
+        typer.Option(
+            "--account", envvar="BLOCKCLOUD_ACCOUNT", help="Address (or key file) to act for, if not the key's own."
+        ),
+    ] = "",
+    cosign: Annotated[list[str] | None, typer.Option("--cosign", help="File of a key that signs too; repeat.")] = None,
+    draft: Annotated[str, typer.Option("--draft", help="Send nothing: write the transaction to this file.")] = "",
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
 ) -> None:
     """Options that every command takes, before or after its name."""
     del version  # its callback has done the work
     options.api, options.key, options.home, options.as_json = api, key, home, as_json
+    options.account, options.cosign, options.draft = account, tuple(cosign or ()), draft
 
 
 def hoist(arguments: list[str]) -> list[str]:
@@ -104,6 +113,9 @@ def run(arguments: list[str]) -> int:
     """Run one command line; returns the process's exit code. Whatever happens, nobody sees a trace unasked."""
     try:
         app(args=hoist(arguments), prog_name="blockcloud")
+    except Drafted as drafted:
+        show(drafted.report, as_json=options.as_json)
+        say(drafted.next_step)
     except BlockCloudError as error:
         show_error(error)
         return exit_code(error)

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import typer
 
+from blockcloud.cli import drafting
 from blockcloud.cli.context import command_group, open_client, open_transport, options
 from blockcloud.cli.output import show
 
@@ -23,6 +24,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the tree."""
     app.command()(status)
     app.add_typer(tx, name="tx")
+    drafting.register(tx)
 
 
 def status() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
@@ -20,7 +20,15 @@ if TYPE_CHECKING:
     from blockcloud.service_chain.genesis import Genesis
 
 GLOBAL_FLAGS: Final = ("--json",)
-GLOBAL_OPTIONS: Final = ("--api", "--key", "--home")
+GLOBAL_OPTIONS: Final = ("--api", "--key", "--home", "--account", "--cosign", "--draft")
+
+
+class Drafted(Exception):
+    """What a command would have sent is in a file."""
+
+    def __init__(self, report: dict[str, Any], next_step: str) -> None:
+        super().__init__(next_step)
+        self.report, self.next_step = report, next_step
 
 
 @dataclass
@@ -31,6 +39,9 @@ class Options:
     key: str = ""
     home: str = ""
     as_json: bool = False
+    account: str = ""
+    cosign: tuple[str, ...] = ()
+    draft: str = ""
 
 
 options = Options()
@@ -63,11 +74,45 @@ def load_key() -> SigningKey:
     return home().load_key(options.key)
 
 
+def chosen_account() -> bytes | None:
+    """The account to act for: that of --account, else the one in the note beside the key; None: the key's own."""
+    return public_key(options.account) if options.account else home().acts_for(options.key)
+
+
+def load_account() -> bytes:
+    """The account to act for, which may be the signing key's own. Raises BadConfiguration."""
+    return chosen_account() or load_key().public
+
+
+def load_cosigners() -> list[SigningKey]:
+    """The keys of --cosign. Raises BadConfiguration."""
+    from blockcloud.primitives.keys import SigningKey
+
+    return [SigningKey.load(Path(path)) for path in options.cosign]
+
+
+def public_key(text: str) -> bytes:
+    """The public key of an address or of a key file. Raises InvalidAddress or BadConfiguration."""
+    from blockcloud.primitives.addresses import PREFIX, parse_address
+    from blockcloud.primitives.keys import SigningKey
+
+    if not text.startswith(f"{PREFIX}1") and Path(text).exists():
+        return SigningKey.load(Path(text)).public
+    return parse_address(text)
+
+
 def open_client() -> AsyncClient:
-    """A client of the home's chain at the nodes that this run is to ask."""
+    """A client of the home's chain at the nodes that this run is to ask. It acts for the account that was chosen, with
+    the keys of --cosign, and with --draft it writes what it would send to a file (`cli/drafting_client.py`)."""
+    from blockcloud.sdk import AsyncClient
     from blockcloud.sdk.services import open_client as open_at
 
-    return open_at(home(), api=options.api)
+    kind = AsyncClient
+    if options.draft:
+        from blockcloud.cli.drafting_client import DraftingClient
+
+        kind = DraftingClient
+    return open_at(home(), api=options.api, kind=kind, account=chosen_account(), cosigners=load_cosigners())
 
 
 def open_transport() -> Transport:
@@ -75,16 +120,6 @@ def open_transport() -> Transport:
     from blockcloud.sdk.transport import Transport
 
     return Transport([options.api] if options.api else home().endpoints(load_genesis()))
-
-
-def account_argument(text: str) -> bytes:
-    """The public key of an address, or of a key file."""
-    from blockcloud.primitives.addresses import PREFIX, parse_address
-    from blockcloud.primitives.keys import SigningKey
-
-    if not text.startswith(f"{PREFIX}1") and Path(text).exists():
-        return SigningKey.load(Path(text)).public
-    return parse_address(text)
 
 
 def address_argument(text: str) -> tuple[str, int]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from blockcloud.cli.context import account_argument, command_group, load_key, open_client, options
+from blockcloud.cli.context import command_group, load_key, open_client, options, public_key
 from blockcloud.cli.output import show
 from blockcloud.primitives.addresses import format_address, parse_address
 from blockcloud.primitives.amounts import parse_amount
@@ -119,14 +119,14 @@ InstanceKey = Annotated[str, typer.Argument(help="Address of the instance's key,
 @instance.command("add")
 def add_instance(name: str, instance_key: InstanceKey) -> None:
     """Let an instance serve under a name."""
-    key, served = load_key(), account_argument(instance_key)
+    key, served = load_key(), public_key(instance_key)
     _change(name, lambda client: client.add_instance(key, name, served))
 
 
 @instance.command("remove")
 def remove_instance(name: str, instance_key: InstanceKey) -> None:
     """Take that right away."""
-    key, served = load_key(), account_argument(instance_key)
+    key, served = load_key(), public_key(instance_key)
     _change(name, lambda client: client.remove_instance(key, name, served))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from blockcloud.cli.context import account_argument, command_group, load_key, open_client, options
+from blockcloud.cli.context import command_group, load_key, open_client, options, public_key
 from blockcloud.cli.output import EXIT_FAILURE, show
 from blockcloud.primitives.errors import BadConfiguration
 from blockcloud.primitives.names import parse_name
@@ -112,7 +112,7 @@ def add_member(
     """Put an account into a role. A role is a name that you own."""
     from blockcloud.service_chain.operations import GrantRole
 
-    _change(GrantRole(parse_name(role), account_argument(account)), {"role": role, "member": _address(account)})
+    _change(GrantRole(parse_name(role), public_key(account)), {"role": role, "member": _address(account)})
 
 
 @role.command("remove")
@@ -122,7 +122,7 @@ def remove_member(
     """Take an account out of a role; its sessions end within a second."""
     from blockcloud.service_chain.operations import RevokeRole
 
-    _change(RevokeRole(parse_name(role), account_argument(account)), {"role": role, "member": _address(account)})
+    _change(RevokeRole(parse_name(role), public_key(account)), {"role": role, "member": _address(account)})
 
 
 @role.command("show")
@@ -149,12 +149,7 @@ def issue(
 
     now_s = int(time.time())
     made = issue_grant(
-        load_key(),
-        parse_name(name),
-        account_argument(to),
-        issued_s=now_s,
-        expires_s=now_s + seconds,
-        delegable=delegable,
+        load_key(), parse_name(name), public_key(to), issued_s=now_s, expires_s=now_s + seconds, delegable=delegable
     )
     _write_grant(out, made, {"name": name, "to": _address(to), "expires": now_s + seconds, "delegable": delegable})
 
@@ -172,7 +167,7 @@ def delegate(
 
     now_s = int(time.time())
     made = give_on(
-        read_grant(file), load_key(), parse_name(name), account_argument(to), issued_s=now_s, expires_s=now_s + seconds
+        read_grant(file), load_key(), parse_name(name), public_key(to), issued_s=now_s, expires_s=now_s + seconds
     )
     _write_grant(out, made, {"name": name, "to": _address(to), "expires": now_s + seconds, "delegable": False})
 
@@ -188,7 +183,7 @@ def attenuate(
     from blockcloud.service_access.grants import attenuate as narrow
 
     end = int(time.time()) + seconds
-    _write_grant(out, narrow(read_grant(file), account_argument(owner), expires_s=end), {"expires": end})
+    _write_grant(out, narrow(read_grant(file), public_key(owner), expires_s=end), {"expires": end})
 
 
 @grant.command("show")
@@ -221,11 +216,24 @@ def revoke(
     identifier, expires_s = b"", NUMBER_MAX
     if what and not (identifier := _identifier(what)):
         found = read_grant(Path(what))
-        identifier, expires_s = revocation_ids(found)[-1], min(NUMBER_MAX, expiry_of(found, load_key().public))
+        identifier, expires_s = (
+            revocation_ids(found)[-1],
+            min(NUMBER_MAX, expiry_of(found, asyncio.run(_issuer(found)))),
+        )
     _change(
         RevokeGrant(parse_name(name), identifier, expires_s),
         {"name": name, "revocation_id": identifier.hex() or None},
     )
+
+
+async def _issuer(grant: bytes) -> bytes:
+    """Which key of the account that the signing key acts for has issued a grant. Raises GrantInvalid if none has."""
+    from blockcloud.sdk.drafts import keys_told
+    from blockcloud.service_access.grants import issuer_of
+
+    async with open_client() as client:
+        _, keys = await keys_told(client, client.acts_for(load_key()))
+    return issuer_of(grant, keys)
 
 
 def read_grant(path: Path) -> bytes:
@@ -258,7 +266,7 @@ def _case(
     from blockcloud.service_access.admission import AccessRequest
     from blockcloud.service_access.policy import CompiledRules, offline_rules
 
-    key, name = account_argument(principal), parse_name(name)
+    key, name = public_key(principal), parse_name(name)
     wanted = parse_name(in_role) if in_role else ""
     if file is not None:
         compiled = CompiledRules(offline_rules(name, _read(file), {wanted: (key,)} if wanted else {}))
@@ -313,7 +321,7 @@ def _change(operation: Operation, more: dict[str, Any]) -> None:
 def _address(text: str) -> str:
     from blockcloud.primitives.addresses import format_address
 
-    return format_address(account_argument(text))
+    return format_address(public_key(text))
 
 
 def _read(path: Path) -> str:

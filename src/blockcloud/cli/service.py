@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from blockcloud.cli.context import address_argument, home, home_folder, open_client, options
+from blockcloud.cli.context import (
+    address_argument,
+    chosen_account,
+    home,
+    home_folder,
+    load_cosigners,
+    load_key,
+    open_client,
+    options,
+)
 from blockcloud.cli.output import say, show
 from blockcloud.primitives.errors import BadConfiguration, Unreachable
 from blockcloud.primitives.names import parse_name
@@ -93,16 +102,37 @@ async def _publish(name: str, server: tuple[str, int], place: tuple[str, int], t
     def status() -> dict[str, Any]:
         return {"name": name, "to": to, "decisions": dict(served[0].decisions) if served else {}}
 
+    if options.draft:
+        await _draft_instance(name, instance.public, title)
     async with ServiceEndpoint(instance) as endpoint:
         await _listening(endpoint.start(*place))
         # The control socket first: a second publish of the name from this home is refused before it announces.
         async with (
             _Control(endpoint, f"publish-{name}", status) as control,
-            listen(name, home=here, key=options.key, api=options.api, endpoint=endpoint, title=title) as listener,
+            listen(
+                name,
+                home=here,
+                key=options.key,
+                account=chosen_account(),
+                cosigners=load_cosigners(),
+                api=options.api,
+                endpoint=endpoint,
+                title=title,
+            ) as listener,
         ):
             served.append(listener)
             _ready(name, endpoint, control.path, name, instance=instance.public.hex(), to=to)
             await pass_on(listener, server)
+
+
+async def _draft_instance(name: str, instance: bytes, title: str) -> None:
+    """Write what the name's owner has to sign to a draft, which ends the command. Raises BadConfiguration if there is
+    nothing to sign."""
+    from blockcloud.sdk.publishing import authorise_instance
+
+    async with open_client() as client:
+        await authorise_instance(client, name, instance, load_key, title=title or name)
+    raise BadConfiguration("the ledger lets this home serve the name already: publish it without --draft")
 
 
 def forward(

@@ -126,7 +126,7 @@ def _change(operation: Operation) -> None:
 async def _transact(client: AsyncClient, key: SigningKey, operation: Operation) -> dict[str, Any]:
     from blockcloud.api.views import receipt_view
 
-    receipt = await client.transact(key, operation)
+    receipt = await client.transact(key, operation, sender=key.public)
     return {"status": "committed", "address": format_address(key.public), **receipt_view(receipt)}
 
 

@@ -9,7 +9,9 @@ from typing import Final
 # Ledger
 TRANSACTION_BYTES: Final = 64 * 1024
 TRANSACTION_OPERATIONS: Final = 100
-TRANSACTION_SIGNATURES: Final = 16
+ACCOUNT_KEYS: Final = 16
+# Who changes the keys of an account signs with the old ones and the new ones.
+TRANSACTION_SIGNATURES: Final = 2 * ACCOUNT_KEYS
 BLOCK_PAYLOAD_BYTES: Final = 1024 * 1024
 BLOCK_OPERATIONS: Final = 4_000
 BLOCK_BYTES: Final = BLOCK_PAYLOAD_BYTES + 256 * 1024

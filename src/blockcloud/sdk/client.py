@@ -43,10 +43,10 @@ from blockcloud.service_chain.operations import (
     name_commitment,
 )
 from blockcloud.service_chain.receipts import Receipt
-from blockcloud.service_chain.records import Account, Lane, NameRecord, PreorderRecord
+from blockcloud.service_chain.records import Account, AccountKeys, Lane, NameRecord, PreorderRecord
 from blockcloud.service_chain.rejections import OK, PreorderExists, PreorderTooYoung, StaleSequence
 from blockcloud.service_chain.state import NotACheckpoint
-from blockcloud.service_chain.state_keys import account_key, lane_key, name_key, preorder_key
+from blockcloud.service_chain.state_keys import account_key, account_keys_key, lane_key, name_key, preorder_key
 from blockcloud.service_chain.transaction import TransactionBody, parse_transaction, sign_transaction
 
 TIMEOUT_SECONDS: Final = 30.0
@@ -81,6 +81,8 @@ class AsyncClient:
 
     Use as an async context manager, or call `close`. `now_ms` is the clock that the age of proofs is measured by. What
     the light client trusts is kept in `trust_store`, if given, and a client that has one there goes on from it.
+    Transactions are of `account` (its first public key) where that is not the account of the key that signs, because
+    its keys were changed; `cosigners` sign all of them too.
     """
 
     def __init__(
@@ -90,6 +92,8 @@ class AsyncClient:
         *,
         light_client: LightClient | None = None,
         trust_store: TrustStore | None = None,
+        account: bytes | None = None,
+        cosigners: Sequence[SigningKey] = (),
         attempt_s: float = ATTEMPT_SECONDS,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
@@ -103,6 +107,7 @@ class AsyncClient:
         self.transport = Transport(list(known) if endpoints is None else endpoints, attempt_s=attempt_s)
         self._validators = [(known.get(url, url.encode()), url) for url in self.transport.urls]
         self.now_ms = now_ms
+        self._account, self._cosigners = account, tuple(cosigners)
         self._lanes: OrderedDict[tuple[bytes, int], _LaneState] = OrderedDict()
         self._height = 0
         self._height_at = float("-inf")
@@ -225,6 +230,11 @@ class AsyncClient:
         """The proven account of a public key; None if it has none. Keywords as `proven`."""
         return _record((await self.proven(account_key(public_key), **how)).value, Account)
 
+    async def account_keys(self, public_key: bytes, **how: Any) -> tuple[int, tuple[bytes, ...]]:
+        """(threshold, keys) that sign for an account on lane 0, proven. Keywords as `proven`."""
+        record = _record((await self.proven(account_keys_key(public_key), **how)).value, AccountKeys)
+        return (1, (public_key,)) if record is None else (record.threshold, record.keys)
+
     async def name(self, name: str, **how: Any) -> NameRecord | None:
         """The proven record of a name, active or not; None if it is not registered. Keywords as `proven`."""
         return _record((await self.proven(name_key(parse_name(name)), **how)).value, NameRecord)
@@ -270,6 +280,10 @@ class AsyncClient:
         order = validator_order(0, sender, lane, self._validators)
         return await Submission(self.transport, transactions, order).run(wait, timeout_s)
 
+    def acts_for(self, key: SigningKey, sender: bytes | None = None) -> bytes:
+        """The account that transactions signed by `key` are of: `sender`, else this client's, else the key's own."""
+        return sender or self._account or key.public
+
     async def transact(self, key: SigningKey, *operations: Operation, **how: Any) -> Receipt:
         """Sign one transaction with `operations`, send it, wait until it is committed. Keywords as `submit_all`."""
         (receipt,) = await self.submit_all(key, [operations], **how)
@@ -281,17 +295,20 @@ class AsyncClient:
         transactions: Sequence[Sequence[Operation]],
         *,
         sender: bytes | None = None,
+        cosigners: Sequence[SigningKey] | None = None,
         lane: int = 0,
         fee_limit: int = FEE_LIMIT_MICRO_BLOC,
         timeout_s: float = TIMEOUT_SECONDS,
     ) -> list[Receipt]:
         """Sign a transaction for each item of operations, send them together, wait until all are committed.
 
-        One call at a time for each lane. `sender` is another account than that of `key` where the lane has a key of
-        its own. Raises the ledger's first rejection (`service_chain.rejections`), Busy, TimedOut or Unreachable; then
-        some of them may be committed all the same.
+        One call at a time for each lane. `sender` is another account than that of `key`, where the lane has a key of
+        its own or the account's keys were changed; `cosigners` (default: the client's) sign as well. Raises the
+        ledger's first rejection (`service_chain.rejections`), Busy, TimedOut or Unreachable; then some of them may be
+        committed all the same.
         """
-        account = sender or key.public
+        account = self.acts_for(key, sender)
+        keys = self._signers(key, cosigners)
         state = self._lane(account, lane)
         deadline = asyncio.get_running_loop().time() + timeout_s
         async with state.lock:
@@ -301,7 +318,7 @@ class AsyncClient:
                     first = max(await self._next_sequence(account, lane), state.used)
                 # If anything goes wrong from here on, a node must be asked where the lane stands.
                 state.next = None
-                signed = await self._sign(key, transactions, account, lane, first, fee_limit)
+                signed = await self._sign(keys, transactions, account, lane, first, fee_limit)
                 remaining = max(0.001, deadline - asyncio.get_running_loop().time())
                 outcomes = await self.submit(signed, timeout_s=remaining)
                 receipts = [outcome.receipt for outcome in outcomes if outcome.receipt is not None]
@@ -319,18 +336,32 @@ class AsyncClient:
         key: SigningKey,
         *operations: Operation,
         sender: bytes | None = None,
+        cosigners: Sequence[SigningKey] | None = None,
         lane: int = 0,
         fee_limit: int = FEE_LIMIT_MICRO_BLOC,
     ) -> bytes:
         """One signed transaction for `submit`, with the sequence at which a node says that the lane stands."""
-        account = sender or key.public
+        account = self.acts_for(key, sender)
         first = await self._next_sequence(account, lane)
-        (raw,) = await self._sign(key, [operations], account, lane, first, fee_limit)
+        (raw,) = await self._sign(self._signers(key, cosigners), [operations], account, lane, first, fee_limit)
         return raw
+
+    async def unsigned(
+        self, account: bytes, *operations: Operation, valid_commits: int, fee_limit: int = FEE_LIMIT_MICRO_BLOC
+    ) -> TransactionBody:
+        """A transaction of `account` on lane 0 for others to sign (`sdk.drafts`), void after so many commits."""
+        valid_until = await self._current_height() + valid_commits
+        sequence = await self._next_sequence(account, 0)
+        return TransactionBody(self.chain_id, account, 0, sequence, valid_until, fee_limit, operations)
+
+    def _signers(self, key: SigningKey, cosigners: Sequence[SigningKey] | None) -> list[SigningKey]:
+        """`key` and those that sign with it, each once."""
+        others = self._cosigners if cosigners is None else cosigners
+        return list({each.public: each for each in (key, *others)}.values())
 
     async def _sign(
         self,
-        key: SigningKey,
+        keys: Sequence[SigningKey],
         transactions: Sequence[Sequence[Operation]],
         account: bytes,
         lane: int,
@@ -342,7 +373,7 @@ class AsyncClient:
         return [
             sign_transaction(
                 TransactionBody(self.chain_id, account, lane, first + index, valid_until, fee_limit, tuple(operations)),
-                key,
+                *keys,
             )
             for index, operations in enumerate(transactions)
         ]
@@ -380,7 +411,9 @@ class AsyncClient:
         parse_name(name)
         salt = os.urandom(SALT_BYTES) if salt is None else salt
         register = Register(name, salt, service_file_hash, tuple(instance_keys), price_limit)
-        return await self.preordered(key, name_commitment(name, salt, key.public), register, timeout_s=timeout_s)
+        return await self.preordered(
+            key, name_commitment(name, salt, self.acts_for(key)), register, timeout_s=timeout_s
+        )
 
     async def preordered(
         self, key: SigningKey, commitment: bytes, operation: Operation, *, timeout_s: float = TIMEOUT_SECONDS
@@ -403,7 +436,7 @@ class AsyncClient:
         try:
             height = (await self.transact(key, Preorder(commitment), timeout_s=timeout_s)).height
         except PreorderExists:
-            made = (await self.proven(preorder_key(commitment, key.public))).value
+            made = (await self.proven(preorder_key(commitment, self.acts_for(key)))).value
             height = codec.decode(made, PreorderRecord, limit=STATE_VALUE_BYTES).height if made is not None else 0
         return height + self.genesis.naming.preorder_min
 

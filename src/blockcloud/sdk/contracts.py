@@ -128,7 +128,7 @@ async def deploy(
     chosen = os.urandom(SALT_BYTES) if salt is None else salt
     operation = Deploy(code, chosen, arguments, value, deposit_limit, fuel or deployment_fuel(code))
     receipt = await client.transact(key, operation, fee_limit=FEE_MICRO_BLOC)
-    return contract_address(key.public, code, chosen), receipt
+    return contract_address(client.acts_for(key), code, chosen), receipt
 
 
 def deployment_fuel(code: bytes) -> int:

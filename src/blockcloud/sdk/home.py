@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from blockcloud.primitives.errors import BadConfiguration
+from blockcloud.primitives.addresses import format_address, parse_address
+from blockcloud.primitives.errors import BadConfiguration, InvalidAddress
 from blockcloud.primitives.hashes import sha256
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.service_chain.genesis import Genesis
@@ -23,6 +24,7 @@ GENESIS_BYTES: Final = 16 * 1024 * 1024
 ACCOUNT_KEY: Final = "keys/account.pem"
 DEVNET_KEY: Final = "accounts/alice.pem"
 INSTANCE_KEY: Final = "keys/instance.pem"
+NOTE_BYTES: Final = 256
 RUN_FOLDER: Final = "run"
 # A longer name of what is controlled is shortened, so that the socket's file has a name the system takes.
 CONTROL_NAME_CHARACTERS: Final = 64
@@ -75,6 +77,23 @@ class Home:
         """The key that signs, by the rules of `key_path`. Raises BadConfiguration."""
         return SigningKey.load(self.key_path(key))
 
+    def acts_for(self, key: str | Path | None = None) -> bytes | None:
+        """The account that the key in the file `key` (by the rules of `key_path`) signs for, where a change of keys has
+        left a note beside it; None: its own. Raises BadConfiguration."""
+        try:
+            note = account_note(self.key_path(key))
+        except BadConfiguration:
+            return None  # no key at all: whoever needs one says so
+        try:
+            with note.open("rb") as file:
+                return parse_address(file.read(NOTE_BYTES).decode("ascii", "replace").strip())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise BadConfiguration(f"cannot read the note: {error.strerror}", path=str(note)) from None
+        except InvalidAddress as error:
+            raise BadConfiguration(f"the note does not hold an address: {error}", path=str(note)) from None
+
     def instance_key(self) -> SigningKey:
         """The key by which this home's instances answer for names; made at the first use. Raises BadConfiguration.
 
@@ -97,6 +116,20 @@ class Home:
         if len(name) > CONTROL_NAME_CHARACTERS:
             name = f"{name[: CONTROL_NAME_CHARACTERS // 2]}-{sha256(name.encode()).hex()[:16]}"
         return folder / f"{name}.sock"
+
+
+def account_note(key_file: Path) -> Path:
+    """Where it stands which account a key acts for that is not that account's first key: no secret, an address."""
+    return key_file.with_name(key_file.name + ".account")
+
+
+def leave_note(key_file: Path, public_key: bytes, account: bytes) -> None:
+    """Note beside a key that it acts for `account` from now on; its own account needs no note."""
+    note = account_note(key_file)
+    if public_key == account:
+        note.unlink(missing_ok=True)
+    else:
+        note.write_text(format_address(account) + "\n", encoding="ascii")
 
 
 def read_genesis(path: Path) -> Genesis:

@@ -75,7 +75,7 @@ async def open_namespace(
     salt = os.urandom(SALT_BYTES) if salt is None else salt
     reveal = RevealNamespace(label, salt, rule, lifetime, grace)
     check_operation(reveal)
-    commitment = namespace_commitment(label, salt, key.public)
+    commitment = namespace_commitment(label, salt, client.acts_for(key))
     return await client.preordered(key, commitment, reveal, timeout_s=timeout_s)
 
 

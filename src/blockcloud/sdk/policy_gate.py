@@ -32,9 +32,9 @@ from blockcloud.service_access.resolution import UnknownName
 from blockcloud.service_access.session import State
 from blockcloud.service_access.stream import Session
 from blockcloud.service_chain.policy_text import check_policy
-from blockcloud.service_chain.records import NameRecord, PolicyRecord, RevocationRecord, RoleRecord
+from blockcloud.service_chain.records import AccountKeys, NameRecord, PolicyRecord, RevocationRecord, RoleRecord
 from blockcloud.service_chain.rejections import Failed
-from blockcloud.service_chain.state_keys import name_key, policy_key, revocations_key, role_key
+from blockcloud.service_chain.state_keys import account_keys_key, name_key, policy_key, revocations_key, role_key
 
 POLL_SECONDS: Final = 0.2
 POLL_TIMEOUT_SECONDS: Final = 0.5
@@ -72,7 +72,8 @@ async def proven_rules(client: AsyncClient, name: str, *, at_least_height: int =
         RoleEntry(role, await record(name_key(role), NameRecord), await record(role_key(role), RoleRecord))
         for role in roles
     ]
-    return AccessRules(min(heights), owner, policy, revocations, tuple(entries))
+    owner_keys = await record(account_keys_key(owner.owner), AccountKeys)
+    return AccessRules(min(heights), owner, policy, revocations, tuple(entries), owner_keys)
 
 
 async def told_rules(client: AsyncClient, url: str, name: str, *, timeout_s: float | None = None) -> AccessRules:

@@ -16,10 +16,10 @@ the name (`publishing`), and the consumer believes only what is proven to it (`r
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.primitives.names import parse_name
@@ -46,16 +46,19 @@ Place = str | Path | Home | None
 OwnerKey = str | Path | SigningKey | None
 
 
-def open_client(home: Place = None, *, api: str | None = None) -> AsyncClient:
+def open_client(
+    home: Place = None, *, api: str | None = None, kind: type[AsyncClient] = AsyncClient, **how: Any
+) -> AsyncClient:
     """A client of the chain in `home` (default: see `Home.find`), at the node `api` or all that the genesis lists.
 
     It goes on from what was verified with this home before, and keeps there what it verifies (`sdk.trust_store`). Close
-    it, or use it as an async context manager. Raises BadConfiguration.
+    it, or use it as an async context manager. `how` and `kind`: other keywords of `AsyncClient`, and what to make in
+    its place. Raises BadConfiguration.
     """
     folder = home if isinstance(home, Home) else Home.find(home)
     genesis = folder.genesis()
     store = TrustStore.under(folder, genesis.chain_id())
-    return AsyncClient(genesis, folder.endpoints(genesis, api), trust_store=store)
+    return kind(genesis, folder.endpoints(genesis, api), trust_store=store, **how)
 
 
 @asynccontextmanager
@@ -64,6 +67,8 @@ async def listen(
     *,
     home: Place = None,
     key: OwnerKey = None,
+    account: bytes | None = None,
+    cosigners: Sequence[SigningKey] = (),
     api: str | None = None,
     address: Address = DEFAULT_ADDRESS,
     endpoint: ServiceEndpoint | None = None,
@@ -75,9 +80,10 @@ async def listen(
 
     Who may connect is what the policy bound to the name says; each decision is logged in the home's `decisions` folder.
     The first time, the name's owner must say so to the ledger: `key` (a file or a key, default: see `Home.key_path`)
-    signs, and `title` goes into the service file if the name has none yet. Later, no owner's key is needed. `endpoint`
-    is one that listens already, for those who have a use for it beside this. Raises BadConfiguration, UnknownName,
-    what the ledger rejects with, Unreachable, TimedOut.
+    signs, for `account` where that is not the key's own (see `Home.acts_for`), and `cosigners` with it; `title` goes
+    into the service file if the name has none yet. Later, no owner's key is needed. `endpoint` is one that listens
+    already, for those who have a use for it beside this. Raises BadConfiguration, UnknownName, what the ledger rejects
+    with, Unreachable, TimedOut.
     """
     folder = home if isinstance(home, Home) else Home.find(home)
     name, instance = parse_name(name), folder.instance_key()
@@ -85,7 +91,9 @@ async def listen(
     def load_owner() -> SigningKey:
         return key if isinstance(key, SigningKey) else folder.load_key(key)
 
-    async with open_client(folder, api=api) as client:
+    if account is None and not isinstance(key, SigningKey):
+        account = folder.acts_for(key)
+    async with open_client(folder, api=api, account=account, cosigners=cosigners) as client:
         file_hash = await authorise_instance(client, name, instance.public, load_owner, title=title or name)
         decisions = DecisionLog(folder.path / DECISIONS_FOLDER / f"{name}.jsonl")
         gate = PolicyGate(client, name, decisions=decisions)

@@ -18,6 +18,7 @@ from blockcloud.service_chain.genesis import Genesis
 from blockcloud.service_chain.operations import Operation
 from blockcloud.service_chain.receipts import Receipt
 from blockcloud.service_chain.records import Account, NameRecord
+from blockcloud.service_chain.transaction import TransactionBody
 
 T = TypeVar("T")
 
@@ -68,6 +69,10 @@ class Client:
         """As `AsyncClient.account`."""
         return self._run(self._client.account(public_key, **how))
 
+    def account_keys(self, public_key: bytes, **how: Any) -> tuple[int, tuple[bytes, ...]]:
+        """As `AsyncClient.account_keys`."""
+        return self._run(self._client.account_keys(public_key, **how))
+
     def name(self, name: str, **how: Any) -> NameRecord | None:
         """As `AsyncClient.name`."""
         return self._run(self._client.name(name, **how))
@@ -113,6 +118,14 @@ class Client:
     def signed(self, key: SigningKey, *operations: Operation, **how: Any) -> bytes:
         """As `AsyncClient.signed`."""
         return self._run(self._client.signed(key, *operations, **how))
+
+    def unsigned(self, account: bytes, *operations: Operation, **how: Any) -> TransactionBody:
+        """As `AsyncClient.unsigned`."""
+        return self._run(self._client.unsigned(account, *operations, **how))
+
+    def acts_for(self, key: SigningKey, sender: bytes | None = None) -> bytes:
+        """As `AsyncClient.acts_for`."""
+        return self._client.acts_for(key, sender)
 
     def transact(self, key: SigningKey, *operations: Operation, **how: Any) -> Receipt:
         """As `AsyncClient.transact`."""

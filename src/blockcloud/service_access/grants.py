@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -165,6 +166,20 @@ def verify_grant(
     if facts.holder != holder:
         raise GrantOfAnotherHolder(holder=facts.holder.hex()[:16])
     return replace(facts, ids=ids)
+
+
+def issuer_of(grant: bytes, keys: Sequence[bytes]) -> bytes:
+    """Which of `keys`, each of which may issue grants, has signed the first part. Raises GrantInvalid, Malformed."""
+    if len(keys) == 1:
+        return keys[0]  # whoever verifies the grant with it finds out
+    first = _links(grant)[0]
+    for key in keys:
+        with suppress(GrantInvalid):
+            _token(first, key)
+            return key
+    if not keys:
+        raise GrantInvalid("the owner's keys sign only together, and nobody alone can grant anything")
+    raise GrantInvalid("the grant is not signed by a key of the owner")
 
 
 def expiry_of(grant: bytes, owner: bytes) -> int:

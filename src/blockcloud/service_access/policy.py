@@ -20,10 +20,17 @@ from blockcloud.primitives.addresses import format_address
 from blockcloud.primitives.codec import Struct, encode
 from blockcloud.primitives.errors import PeerFault
 from blockcloud.service_access.admission import AccessRequest
-from blockcloud.service_access.grants import Revoked, verify_grant
+from blockcloud.service_access.grants import Revoked, issuer_of, verify_grant
 from blockcloud.service_chain.policies import members_of, policy_counts, policy_digest
 from blockcloud.service_chain.policy_text import CONNECT, PolicyFacts, check_policy
-from blockcloud.service_chain.records import REGISTERED, NameRecord, PolicyRecord, RevocationRecord, RoleRecord
+from blockcloud.service_chain.records import (
+    REGISTERED,
+    AccountKeys,
+    NameRecord,
+    PolicyRecord,
+    RevocationRecord,
+    RoleRecord,
+)
 from blockcloud.service_chain.rejections import Failed
 
 ACCESS_RULES_BYTES: Final = 1024 * 1024
@@ -56,10 +63,11 @@ class AccessRules(Struct, frozen=True):
     policy: PolicyRecord | None
     revocations: RevocationRecord | None
     roles: tuple[RoleEntry, ...]
+    owner_keys: AccountKeys | None = None  # of the account that owns the name, if its keys were changed
 
     def fingerprint(self) -> bytes:
         """The same for rules that decide the same, whatever their height."""
-        return encode((self.name, self.policy, self.revocations, self.roles))
+        return encode((self.name, self.policy, self.revocations, self.roles, self.owner_keys))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +126,14 @@ class CompiledRules:
         policy = self.rules.policy
         return policy.digest if policy is not None and self.bound else b""
 
+    @property
+    def issuers(self) -> tuple[bytes, ...]:
+        """The keys that may sign grants: any that could sign for the owner alone."""
+        keys = self.rules.owner_keys
+        if keys is None:
+            return (self.rules.name.owner,)
+        return keys.keys if keys.threshold == 1 else ()
+
     def roles_of(self, key: bytes) -> tuple[str, ...]:
         """The roles of this policy that the account is in, ascending."""
         return tuple(role for role in sorted(self._members) if key in self._members[role])
@@ -147,7 +163,7 @@ class CompiledRules:
     def _check_grant(self, request: AccessRequest, now_s: int) -> None:
         verify_grant(
             request.grant,
-            self.rules.name.owner,
+            issuer_of(request.grant, self.issuers),
             name=request.name,
             holder=request.key,
             now_s=now_s,

@@ -45,7 +45,7 @@ def debit(state: WorkingState, owner: bytes, amount: int) -> None:
     account = state.get(key, Account)
     if account is None or account.balance < amount:
         raise InsufficientBalance(balance=account.balance if account else 0, amount=amount)
-    state.put(key, Account(account.balance - amount, account.sequence, account.highest_lane))
+    state.put(key, Account(account.balance - amount, account.sequence, account.highest_lane, account.rekeyed))
 
 
 def credit(state: WorkingState, owner: bytes, amount: int) -> None:
@@ -55,7 +55,7 @@ def credit(state: WorkingState, owner: bytes, amount: int) -> None:
     if account is None:
         state.put(key, Account(amount))
     else:
-        state.put(key, Account(account.balance + amount, account.sequence, account.highest_lane))
+        state.put(key, Account(account.balance + amount, account.sequence, account.highest_lane, account.rekeyed))
 
 
 def apply_transfer(state: WorkingState, sender: bytes, operation: Transfer, context: Context) -> Sequence[Event]:
@@ -65,10 +65,10 @@ def apply_transfer(state: WorkingState, sender: bytes, operation: Transfer, cont
     payer = state.get(source, Account)
     if payer is None or payer.balance < amount:
         raise InsufficientBalance(balance=payer.balance if payer else 0, amount=amount)
-    state.put(source, Account(payer.balance - amount, payer.sequence, payer.highest_lane))
+    state.put(source, Account(payer.balance - amount, payer.sequence, payer.highest_lane, payer.rekeyed))
     payee = state.get(target, Account)
     if payee is not None:
-        state.put(target, Account(payee.balance + amount, payee.sequence, payee.highest_lane))
+        state.put(target, Account(payee.balance + amount, payee.sequence, payee.highest_lane, payee.rekeyed))
     elif amount < context.fees.new_key_deposit:
         raise BelowNewKeyDeposit(amount=amount, deposit=context.fees.new_key_deposit)
     else:

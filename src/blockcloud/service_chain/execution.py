@@ -18,6 +18,7 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
+from blockcloud.service_chain.account_keys import apply_set_keys, authorise_keys, ended_lanes
 from blockcloud.service_chain.accounts import NO_EVENTS, Context, Event, apply_transfer, credit
 from blockcloud.service_chain.contracts.limits import REASON_BYTES
 from blockcloud.service_chain.contracts.rules import apply_call, apply_deploy, told_by
@@ -62,6 +63,7 @@ from blockcloud.service_chain.operations import (
     RevokeGrant,
     RevokeName,
     RevokeRole,
+    SetKeys,
     SetPolicy,
     StakeResources,
     Transfer,
@@ -85,6 +87,7 @@ from blockcloud.service_chain.rejections import (
     FeeLimitTooLow,
     FeeNotPayable,
     FutureSequence,
+    LaneEnded,
     LaneExpired,
     OperationNotAllowed,
     SpendingCapExceeded,
@@ -111,6 +114,7 @@ RULES: Final[Mapping[type, Rule]] = {
     Transfer: apply_transfer,
     OpenLane: apply_open_lane,
     CloseLane: apply_close_lane,
+    SetKeys: apply_set_keys,
     Preorder: apply_preorder,
     Register: apply_register,
     UpdateName: apply_update_name,
@@ -164,9 +168,9 @@ def execute_transaction(state: WorkingState, transaction: Transaction, base_fee:
     account, lane = _authorise(state, transaction, source, fee, context.height)
     balance = account.balance - fee
     if lane is None:
-        state.put(source, Account(balance, account.sequence + 1, account.highest_lane))
+        state.put(source, Account(balance, account.sequence + 1, account.highest_lane, account.rekeyed))
     else:
-        state.put(source, Account(balance, account.sequence, account.highest_lane))
+        state.put(source, Account(balance, account.sequence, account.highest_lane, account.rekeyed))
         state.put(lane_key(sender, body.lane), _moved_on(lane, fee))
     mark = state.mark()
     events: Sequence[Event] = NO_EVENTS
@@ -221,14 +225,18 @@ def _authorise(
         raise TransactionExpired(valid_until=body.valid_until, height=height)
     account = state.get(source, Account) or _NOBODY
     lane: Lane | None = None
-    key, sequence, payable = sender, account.sequence, account.balance
+    sequence, payable = account.sequence, account.balance
     if body.lane:
         lane = state.get(lane_key(sender, body.lane), Lane)
         if lane is None:
             raise UnknownLane(lane=body.lane)
-        key, sequence, payable = lane.key, lane.sequence, min(payable, lane.cap)
-    if transaction.signers != (key,):
-        raise WrongSigner(lane=body.lane)
+        sequence, payable = lane.sequence, min(payable, lane.cap)
+        if transaction.signers != (lane.key,):
+            raise WrongSigner(lane=body.lane)
+        if account.rekeyed and body.lane <= ended_lanes(state, sender):
+            raise LaneEnded(lane=body.lane)
+    elif account.rekeyed or transaction.signers != (sender,):
+        authorise_keys(state, account, transaction)
     if body.sequence != sequence:
         raise (StaleSequence if body.sequence < sequence else FutureSequence)(sequence=body.sequence, next=sequence)
     if lane is not None:

@@ -37,6 +37,7 @@ from blockcloud.service_chain.operations import (
     RevokeGrant,
     RevokeName,
     RevokeRole,
+    SetKeys,
     SetPolicy,
     StakeResources,
     Transfer,
@@ -55,6 +56,8 @@ OPERATION_WEIGHTS: Final[Mapping[type, int]] = {
     Transfer: 4,
     OpenLane: 8,
     CloseLane: 4,
+    # Its keys weigh as bytes, and their signatures as signatures.
+    SetKeys: 10,
     Preorder: 8,
     Register: 16,
     UpdateName: 8,

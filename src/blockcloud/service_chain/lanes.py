@@ -28,7 +28,7 @@ def apply_open_lane(state: WorkingState, sender: bytes, operation: OpenLane, con
     if operation.expires_height < context.height:
         raise LaneAlreadyOver(expires_height=operation.expires_height, height=context.height)
     deposit = context.fees.lane_deposit
-    state.put(key, Account(account.balance, account.sequence, operation.lane))
+    state.put(key, Account(account.balance, account.sequence, operation.lane, account.rekeyed))
     debit(state, sender, deposit)
     place = lane_key(sender, operation.lane)
     state.get(place, Lane)

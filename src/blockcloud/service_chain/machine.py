@@ -31,6 +31,7 @@ from blockcloud.service_chain.parsed import ParsedTransactions
 from blockcloud.service_chain.receipts import Receipt, decode_receipt
 from blockcloud.service_chain.records import (
     Account,
+    AccountKeys,
     Candidate,
     ContractRecord,
     CurrentEra,
@@ -49,6 +50,7 @@ from blockcloud.service_chain.state_keys import (
     CURRENT_ERA_KEY,
     FEES_KEY,
     account_key,
+    account_keys_key,
     candidate_key,
     contract_key,
     era_end_key,
@@ -275,6 +277,10 @@ class ServiceChain:
     def account(self, public_key: bytes, height: int | None = None) -> Account | None:
         """The account of a public key."""
         return decode_record(self.get(account_key(public_key), height), Account)
+
+    def account_keys(self, public_key: bytes, height: int | None = None) -> AccountKeys | None:
+        """Who signs for an account; None: its own key, as ever."""
+        return decode_record(self.get(account_keys_key(public_key), height), AccountKeys)
 
     def sequence_in_memory(self, public_key: bytes) -> int | None:
         """The sequence that an account's owner lane has reached, if the account is in memory; costs one lookup."""

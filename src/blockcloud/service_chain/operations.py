@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Annotated, Any, Final, TypeAlias, get_args
 
 from msgspec import Meta
@@ -20,7 +21,14 @@ from blockcloud.primitives.codec import Struct
 from blockcloud.primitives.errors import Malformed
 from blockcloud.primitives.hashes import tagged_hash
 from blockcloud.primitives.keys import verify
-from blockcloud.primitives.limits import DELEGATIONS, INSTANCE_KEYS, LABEL_BYTES, NAME_BYTES, TRANSACTION_BYTES
+from blockcloud.primitives.limits import (
+    ACCOUNT_KEYS,
+    DELEGATIONS,
+    INSTANCE_KEYS,
+    LABEL_BYTES,
+    NAME_BYTES,
+    TRANSACTION_BYTES,
+)
 from blockcloud.primitives.names import parse_name
 from blockcloud.service_chain.contracts.limits import (
     ARGUMENT_BYTES,
@@ -87,6 +95,15 @@ class CloseLane(Struct, frozen=True, tag=3):
     """End a lane and get its deposit back."""
 
     lane: Annotated[int, Meta(ge=1, le=NUMBER_MAX)]
+
+
+class SetKeys(Struct, frozen=True, tag=5):
+    """From now on `threshold` of `keys` (ascending, each once) sign for the sender, whose address stays as it is. They
+    end its lanes unless `keep_lanes`. Each of `keys` signs the transaction too (`transaction.check_joining`)."""
+
+    threshold: Annotated[int, Meta(ge=1, le=ACCOUNT_KEYS)]
+    keys: Annotated[tuple[Key, ...], Meta(min_length=1, max_length=ACCOUNT_KEYS)]
+    keep_lanes: bool = False
 
 
 class Preorder(Struct, frozen=True, tag=10):
@@ -324,6 +341,7 @@ Operation: TypeAlias = (
     Transfer
     | OpenLane
     | CloseLane
+    | SetKeys
     | Preorder
     | Register
     | UpdateName
@@ -355,9 +373,9 @@ Operation: TypeAlias = (
 )
 
 OPERATIONS: Final[tuple[type[Operation], ...]] = get_args(Operation)
-# Tag of each operation; lanes are managed by the owner only, so a lane cannot be allowed to open wider ones.
+# Tag of each operation; lanes and keys are managed by the owner only, so a lane cannot be allowed to open wider ones.
 TAGS: Final[Mapping[type, int]] = {operation: int(str(operation.__struct_config__.tag)) for operation in OPERATIONS}
-DELEGABLE_TAGS: Final = tuple(sorted(tag for kind, tag in TAGS.items() if kind not in (OpenLane, CloseLane)))
+DELEGABLE_TAGS: Final = tuple(sorted(tag for kind, tag in TAGS.items() if kind not in (OpenLane, CloseLane, SetKeys)))
 
 
 def name_commitment(name: str, salt: bytes, sender: bytes) -> bytes:
@@ -420,6 +438,13 @@ def _check_open_lane(operation: OpenLane) -> None:
     stray = [tag for tag in operation.allowed if tag not in DELEGABLE_TAGS]
     if stray:
         raise Malformed("a lane cannot be allowed this operation", tag=stray[0])
+
+
+def _check_set_keys(operation: SetKeys) -> None:
+    if any(first >= second for first, second in pairwise(operation.keys)):
+        raise Malformed("the keys of an account are ascending, each once")
+    if operation.threshold > len(operation.keys):
+        raise Malformed("more keys must sign than there are", threshold=operation.threshold, keys=len(operation.keys))
 
 
 def _check_endpoint(operation: AnnounceEndpoint) -> None:
@@ -499,6 +524,7 @@ def _check_conflict(operation: ReportConflict) -> None:
 
 _CHECKS: Final[Mapping[type, Callable[[Any], None]]] = {
     OpenLane: _check_open_lane,
+    SetKeys: _check_set_keys,
     Register: _check_register,
     UpdateName: _check_update,
     AddInstance: _check_name,

@@ -26,6 +26,16 @@ class Account(Struct, frozen=True):
     balance: int
     sequence: int = 0  # of lane 0: what the next transaction must carry
     highest_lane: int = 0  # the highest number that a lane was ever opened under
+    rekeyed: bool = False  # there is an AccountKeys record; else the account's own key signs, and nothing is looked up
+
+
+class AccountKeys(Struct, frozen=True):
+    """Who signs on lane 0 of an account whose keys were changed: exactly `threshold` of `keys` (ascending). Its lanes
+    up to number `ended_lanes` are over."""
+
+    threshold: int
+    keys: tuple[bytes, ...]
+    ended_lanes: int = 0
 
 
 class Lane(Struct, frozen=True):
@@ -287,6 +297,7 @@ class RevocationRecord(Struct, frozen=True):
 
 Record = (
     Account
+    | AccountKeys
     | Lane
     | PreorderRecord
     | NameRecord

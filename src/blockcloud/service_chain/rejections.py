@@ -26,6 +26,24 @@ class WrongSigner(Unpaid):
     """The signing keys are not exactly those that may act for the sender on this lane."""
 
     code = "wrong_signer"
+    hint = "`blockcloud account show ADDRESS` lists an account's keys; --account names another than the key's own."
+
+
+class TooFewSigners(Unpaid):
+    """Fewer of the account's keys have signed than its threshold asks for."""
+
+    code = "too_few_signers"
+    hint = (
+        "Name more key files with --cosign, or write the transaction to a file with --draft FILE, let the others run "
+        "`blockcloud tx sign FILE`, then `blockcloud tx send FILE`."
+    )
+
+
+class TooManySigners(Unpaid):
+    """More of the account's keys have signed than its threshold asks for."""
+
+    code = "too_many_signers"
+    hint = "Exactly as many sign as the threshold says: leave one out."
 
 
 class StaleSequence(Unpaid):
@@ -65,6 +83,13 @@ class UnknownLane(Unpaid):
     code = "unknown_lane"
 
 
+class LaneEnded(Unpaid):
+    """A change of the account's keys has ended the lane."""
+
+    code = "lane_ended"
+    hint = "Open another lane; closing this one returns its deposit."
+
+
 class LaneExpired(Unpaid):
     """The lane's last height has passed."""
 
@@ -99,6 +124,13 @@ class SpendingCapExceeded(Failed):
     """The lane may not spend this much."""
 
     code = "spending_cap_exceeded"
+
+
+class CandidateKeepsKey(Failed):
+    """An account with a bond is the node key of a validator, so it has that key and no other."""
+
+    code = "candidate_keeps_key"
+    hint = "Keep what a validator earns in another account, and share that one."
 
 
 class LaneNumberUsed(Failed):

@@ -18,12 +18,22 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from blockcloud.service_chain.account_keys import signing_keys
 from blockcloud.service_chain.accounts import NO_EVENTS, Context, Event, credit, debit
 from blockcloud.service_chain.operations import AnnounceEndpoint, Bond, Unbond, Unjail, Withdraw
-from blockcloud.service_chain.records import Candidate, CandidateIndex, ConsensusKeyUse, EraEnd, Fees, StakeRecord
+from blockcloud.service_chain.records import (
+    Account,
+    Candidate,
+    CandidateIndex,
+    ConsensusKeyUse,
+    EraEnd,
+    Fees,
+    StakeRecord,
+)
 from blockcloud.service_chain.rejections import (
     AddressMissing,
     BondBelowMinimum,
+    CandidateKeepsKey,
     InsufficientBond,
     JailedInThisEra,
     NotACandidate,
@@ -36,6 +46,7 @@ from blockcloud.service_chain.rejections import (
 from blockcloud.service_chain.state_keys import (
     CANDIDATES_KEY,
     FEES_KEY,
+    account_key,
     candidate_key,
     consensus_key_use_key,
     era_end_key,
@@ -52,7 +63,10 @@ ONION_ERAS_AHEAD: Final = 2
 
 
 def apply_bond(state: WorkingState, sender: bytes, operation: Bond, context: Context) -> Sequence[Event]:
-    """Add to the sender's bond; the first time the sender becomes a candidate."""
+    """Add to the sender's bond; the first time the sender becomes a candidate. Its account has its own key alone."""
+    account = state.get(account_key(sender), Account)
+    if account is not None and signing_keys(state, sender, account) != (1, (sender,)):
+        raise CandidateKeepsKey
     candidate = state.get(candidate_key(sender), Candidate)
     if candidate is None:
         if not operation.link_address or not operation.api_url:

@@ -23,6 +23,11 @@ def account_key(public_key: bytes) -> bytes:
     return b"a" + public_key
 
 
+def account_keys_key(public_key: bytes) -> bytes:
+    """The AccountKeys of an account."""
+    return b"h" + public_key
+
+
 def lane_key(public_key: bytes, lane: int) -> bytes:
     """The Lane number `lane` (1 and up) of an account."""
     return b"l" + public_key + lane.to_bytes(8)

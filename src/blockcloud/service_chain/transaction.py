@@ -3,7 +3,8 @@
 On the wire a transaction is (body bytes, signatures). Its id is the tagged hash of the body bytes, and the signatures
 are over those bytes, so both stand before anything else is known. Signatures come in ascending order of their keys,
 each key once. Whether those keys may act for the sender is decided at execution (DESIGN section 4): they must be
-exactly the keys that are needed, so that a signature added by a stranger voids only that copy.
+exactly the keys that are needed, so that a signature added by a stranger voids only that copy. A key that an account
+is to get (`SetKeys`) signs as well.
 """
 
 from __future__ import annotations
@@ -16,15 +17,25 @@ from msgspec import Meta
 
 from blockcloud.primitives import codec
 from blockcloud.primitives.codec import Struct
-from blockcloud.primitives.errors import Malformed
+from blockcloud.primitives.errors import Malformed, PeerFault
 from blockcloud.primitives.hashes import tagged_hash
 from blockcloud.primitives.keys import SigningKey, verify
 from blockcloud.primitives.limits import TRANSACTION_BYTES, TRANSACTION_OPERATIONS, TRANSACTION_SIGNATURES
 from blockcloud.service_chain.contracts.limits import TRANSACTION_FUEL
 from blockcloud.service_chain.fees import fuel_of, weight_of
-from blockcloud.service_chain.operations import Amount, Digest, Key, Number, Operation, check_operation
+from blockcloud.service_chain.operations import Amount, Digest, Key, Number, Operation, SetKeys, check_operation
 
 DOMAIN: Final = "transaction/v1"
+
+
+class KeyNotShown(PeerFault):
+    """A key that an account is to have from now on has not signed the change."""
+
+    code = "key_not_shown"
+    hint = (
+        "Every new key signs the change as well: name its file with --cosign, or write the change to a file with "
+        "--draft FILE and let its holder run `blockcloud tx sign FILE`."
+    )
 
 
 class TransactionBody(Struct, frozen=True):
@@ -75,11 +86,21 @@ def parse_transaction(raw: bytes) -> Transaction:
         raise Malformed("signatures are not in ascending order of their keys, each key once")
     for operation in body.operations:
         check_operation(operation)
+        if type(operation) is SetKeys:
+            check_joining(operation, signers)
     fuel = fuel_of(body.operations)
     if fuel > TRANSACTION_FUEL:
         raise Malformed("more fuel than a transaction may use", fuel=fuel, limit=TRANSACTION_FUEL)
     weight = weight_of(len(raw), len(signers), body.operations)
     return Transaction(tagged_hash(DOMAIN, wire.body), body, wire.body, wire.signatures, signers, raw, weight)
+
+
+def check_joining(operation: SetKeys, signers: tuple[bytes, ...]) -> None:
+    """Each key that an account gets has signed the transaction: whoever mistypes one locks nobody out, and nobody is
+    put among the keys unasked. The sequence under the signature lets it count once. Raises KeyNotShown."""
+    for key in operation.keys:
+        if key not in signers:
+            raise KeyNotShown("a new key has not signed", key=key.hex())
 
 
 def verify_signatures(transaction: Transaction) -> None:

@@ -9,12 +9,17 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.requests import Request
+from starlette.responses import Response
 
+from blockcloud.api.policies import rules_of
+from blockcloud.api.views import account_view
 from blockcloud.primitives.addresses import format_address
 from blockcloud.primitives.errors import BadProof, BadSignature, Malformed, Oversized, PeerFault
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.sdk.client import AsyncClient
-from blockcloud.sdk.drafts import DRAFT_BYTES, Draft, described, merge
+from blockcloud.sdk.drafts import DRAFT_BYTES, Draft, described, keys_told, merge
+from blockcloud.sdk.errors import BadAnswer
 from blockcloud.sdk.home import Home, account_note, leave_note
 from blockcloud.sdk.policy_gate import PolicyGate, proven_rules
 from blockcloud.service_access.admission import AccessRequest
@@ -24,7 +29,7 @@ from blockcloud.service_chain.records import AccountKeys
 from blockcloud.service_chain.rejections import TooFewSigners, TooManySigners, WrongSigner
 from blockcloud.service_chain.state_keys import account_keys_key
 from blockcloud.service_chain.transaction import KeyNotShown, TransactionBody, parse_transaction
-from tests.sdk.sdk_world import OTHER, OWNER, World
+from tests.sdk.sdk_world import OTHER, OWNER, World, as_json
 
 BACKUP, THIRD = SigningKey(b"b" * 32), SigningKey(b"t" * 32)
 PAY = Transfer(OTHER.public, 5)
@@ -104,6 +109,46 @@ async def test_every_new_key_signs_a_change_in_a_draft(client: AsyncClient) -> N
     assert outcome.code == "ok"
     with pytest.raises(TooManySigners):
         await client.transact(OWNER, PAY, cosigners=[BACKUP, THIRD])
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        {},
+        {"threshold": 1},
+        {"threshold": 1, "keys": []},
+        {"threshold": 2, "keys": [format_address(OWNER.public)]},
+        {"threshold": 0, "keys": [format_address(OWNER.public)]},
+        {"threshold": "1", "keys": [format_address(OWNER.public)]},
+        {"threshold": 1, "keys": ["bloc1nobody"]},
+        {"threshold": 1, "keys": [7]},
+        {"threshold": 1, "keys": 7},
+    ],
+)
+async def test_a_node_that_tells_nonsense_about_keys_is_not_believed(
+    client: AsyncClient, world: World, view: dict[str, Any]
+) -> None:
+    async def nonsense(request: Request) -> Response | None:
+        return as_json(view) if "/accounts/" in request.url.path else None
+
+    for node in world.nodes:
+        node.misbehave = nonsense
+    with pytest.raises(BadAnswer):
+        await keys_told(client, OWNER.public)
+
+
+async def test_a_node_tells_who_signs(client: AsyncClient, world: World) -> None:
+    async def honest(request: Request) -> Response | None:
+        if "/accounts/" not in request.url.path:
+            return None
+        chain = world.ledger.chain
+        return as_json(account_view(OWNER.public, chain.account(OWNER.public), chain.account_keys(OWNER.public)))
+
+    for node in world.nodes:
+        node.misbehave = honest
+    assert await keys_told(client, OWNER.public) == (1, (OWNER.public,))
+    await client.transact(OWNER, change(2, OWNER, BACKUP), cosigners=[BACKUP])
+    assert await keys_told(client, OWNER.public) == await client.account_keys(OWNER.public)
 
 
 BODY = TransactionBody(b"c" * 32, OWNER.public, 0, 7, 10**6, 10**6, (PAY,))
@@ -200,8 +245,6 @@ async def test_after_a_rotation_grants_of_the_old_key_are_refused(client: AsyncC
 
 
 async def test_a_gate_hears_of_a_rotation_from_a_node_at_once(client: AsyncClient, world: World) -> None:
-    from blockcloud.api.policies import rules_of
-
     await client.preorder_and_register(OWNER, NAME)
     await client.transact(OWNER, SetPolicy(NAME, "forbid(principal, action, resource) when {false};"))
     gate = PolicyGate(client, NAME)

@@ -148,7 +148,7 @@ def described(draft: Draft) -> dict[str, Any]:
         "lane": body.lane,
         "sequence": body.sequence,
         "valid_until": body.valid_until,
-        "fee_limit": format_amount(body.fee_limit),
+        "fee_limit": f"{format_amount(body.fee_limit)} BLOC",
         "chain_id": body.chain_id.hex(),
         "new_keys": [format_address(key) for key in draft.joining],
         "signed_by": [format_address(key) for key in sorted(draft.signatures)],

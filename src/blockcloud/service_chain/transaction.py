@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from blockcloud.primitives import codec
+from blockcloud.primitives.addresses import format_address
 from blockcloud.primitives.codec import Struct
 from blockcloud.primitives.errors import Malformed, PeerFault
 from blockcloud.primitives.hashes import tagged_hash
@@ -100,7 +101,7 @@ def check_joining(operation: SetKeys, signers: tuple[bytes, ...]) -> None:
     put among the keys unasked. The sequence under the signature lets it count once. Raises KeyNotShown."""
     for key in operation.keys:
         if key not in signers:
-            raise KeyNotShown("a new key has not signed", key=key.hex())
+            raise KeyNotShown("a new key has not signed", key=format_address(key))
 
 
 def verify_signatures(transaction: Transaction) -> None:

@@ -57,8 +57,11 @@ async def test_a_namespace_from_its_reveal_to_its_end(api: Api) -> None:
         "lifetime": 77,
         "grace": 5,
     }
-    assert view["prices"] == ["4", "2", *["1"] * 14]
-    assert view["prices_micro_bloc"][:3] == [4_000_000, 2_000_000, 1_000_000]
+    assert view["prices"] == [
+        {"from_characters": 1, "price": "4", "price_micro_bloc": 4_000_000},
+        {"from_characters": 2, "price": "2", "price_micro_bloc": 2_000_000},
+        {"from_characters": 3, "price": "1", "price_micro_bloc": 1_000_000},
+    ]
     assert (view["no_vowel_discount"], view["non_letter_discount"]) == (2, 5)
     assert view["lapses_height"] == revealed["height"] + naming.ready_max
     assert view["ready_height"] is None

@@ -54,11 +54,8 @@ async def test_the_how_to_on_namespaces_works_as_written(tmp_path: Path) -> None
         stack.push_async_callback(run, tmp_path, down)
         await run(tmp_path, up)
         opened = await run(tmp_path, opening)
-        assert (opened["status"], opened["paid"], opened["prices"][:5]) == (
-            "importing",
-            "100",
-            ["8", "4", "2", "1", "0.5"],
-        )
+        assert (opened["status"], opened["paid"]) == ("importing", "100")
+        assert [step["price"] for step in opened["prices"]] == ["8", "4", "2", "1", "0.5"]
         filled = await run(tmp_path, fill)
         assert [entry["name"] for entry in filled["names"]] == ["hammer.workshop", "anvil.workshop"]
         await run(tmp_path, ready)

@@ -16,9 +16,9 @@ from msgspec.structs import replace
 
 from blockcloud.primitives.amounts import GENESIS_SUPPLY_MICRO_BLOC
 from blockcloud.service_chain.records import NameRecord
-from blockcloud.service_chain.state_keys import file_key
+from blockcloud.service_chain.state_keys import file_key, name_key
 from tests.service_chain.ledger_in_memory import NAMING, Ledger, small_genesis
-from tests.service_chain.random_history import NAMES, RandomHistory, agreed
+from tests.service_chain.random_history import RandomHistory, agreed
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,9 +55,11 @@ def test_announced_files_are_those_that_names_bind(seed: int) -> None:
     history = RandomHistory(ledger, random.Random(seed))
     for _ in range(40):
         history.step()
-    records: list[NameRecord] = [record for name in NAMES if (record := ledger.chain.name(name))]
+    state = ledger.state()
+    names = [key[1:].decode() for key in state if key[:1] == name_key("")]
+    records: list[NameRecord] = [record for name in names if (record := ledger.chain.name(name))]
     bound = Counter(record.service_file_hash for record in records if record.service_file_hash)
-    keys = [key for key in ledger.state() if key[:1] == file_key(b"")]
+    keys = [key for key in state if key[:1] == file_key(b"")]
     assert sorted(keys) == sorted(file_key(digest) for digest in bound)
 
 

@@ -116,11 +116,18 @@ def test_each_status_allows_what_the_table_says(status: NamespaceStatus, kind: t
 
 
 def test_the_table_has_a_verdict_for_every_status_and_operation() -> None:
+    allowed = {
+        status.value: [kind for kind, rejection in verdicts.items() if rejection is None]
+        for status, verdicts in NAMESPACE_TRANSITIONS.items()
+    }
+    assert allowed == {
+        "free": [RevealNamespace, Register],
+        "importing": [ReadyNamespace, Delegate],
+        "ready": [Register],
+        "lapsed": [RevealNamespace, Register],
+    }
     for status in NamespaceStatus:
         assert list(NAMESPACE_TRANSITIONS[status]) == [RevealNamespace, ReadyNamespace, Delegate, Register]
-    # What has lapsed is in all but its history like what never was.
-    free, lapsed = (NAMESPACE_TRANSITIONS[each] for each in (NamespaceStatus.FREE, NamespaceStatus.LAPSED))
-    assert {kind for kind in free if (free[kind] is None) != (lapsed[kind] is None)} == set()
 
 
 @pytest.mark.parametrize(("late", "code"), [(0, "ok"), (1, "namespace_lapsed")])
@@ -320,6 +327,14 @@ def test_a_batch_registers_all_or_none() -> None:
     assert ledger.run(ALICE, Delegate("acme", (entry("a"), entry("b"), entry("c")))) == "name_taken"
     assert [ledger.chain.name(f"{label}.acme") is None for label in "ac"] == [True, True]
     assert ledger.run(ALICE, Delegate("acme", (entry("a"), entry("c")))) == "ok"
+
+
+def test_a_batch_has_no_more_labels_than_a_name_may() -> None:
+    ledger = Ledger()
+    parent = ".".join("abcdefg")
+    assert ledger.register(ALICE, parent) == "ok"
+    assert ledger.run(ALICE, Delegate(parent, (entry("x", ALICE),))) == "ok"
+    assert ledger.run(ALICE, Delegate(f"x.{parent}", (entry("y"),))) == "name_too_deep"
 
 
 def test_a_batch_counts_as_the_one_change_of_each_of_its_names() -> None:

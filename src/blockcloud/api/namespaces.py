@@ -13,7 +13,7 @@ from blockcloud.node.validator import Validator
 from blockcloud.primitives.addresses import format_address
 from blockcloud.primitives.amounts import format_amount
 from blockcloud.primitives.names import parse_name
-from blockcloud.service_chain.name_price import PRICED_LENGTHS, price_of_length
+from blockcloud.service_chain.name_price import PRICED_LENGTHS, PriceRule, price_of_length
 from blockcloud.service_chain.namespaces import NamespaceStatus, Terms, namespace_status
 from blockcloud.service_chain.records import NamespaceRecord
 
@@ -34,9 +34,9 @@ def namespace_routes(validator: Validator) -> APIRouter:
 
 
 def namespace_view(record: NamespaceRecord, height: int) -> dict[str, Any]:
-    """A namespace at `height`. `prices` are for labels of 1, 2, ... 16 and more characters, before discounts."""
+    """A namespace at `height`. Each of `prices` is for labels of `from_characters` and more, up to the next one, before
+    discounts."""
     status, rule = namespace_status(record, height), record.rule
-    prices = [price_of_length(rule, length + 1) for length in range(PRICED_LENGTHS)]
     return {
         "namespace": record.label,
         "owner": format_address(record.owner),
@@ -44,14 +44,22 @@ def namespace_view(record: NamespaceRecord, height: int) -> dict[str, Any]:
         "height": height,
         "lifetime": record.lifetime,
         "grace": record.grace,
-        "prices": [format_amount(price) for price in prices],
-        "prices_micro_bloc": prices,
+        "prices": [
+            {"from_characters": length, "price": format_amount(price), "price_micro_bloc": price}
+            for length, price in _steps(rule)
+        ],
         "no_vowel_discount": rule.no_vowel_discount,
         "non_letter_discount": rule.non_letter_discount,
         "revealed_height": record.revealed_height,
         "ready_height": record.ready_height or None,
         "lapses_height": None if status is NamespaceStatus.READY else record.lapses_height,
     }
+
+
+def _steps(rule: PriceRule) -> list[tuple[int, int]]:
+    """(length, micro-BLOC) where the price is another than that of one character less."""
+    prices = [price_of_length(rule, length) for length in range(1, PRICED_LENGTHS + 1)]
+    return [(index + 1, price) for index, price in enumerate(prices) if index == 0 or price != prices[index - 1]]
 
 
 def terms_view(terms: Terms) -> dict[str, Any]:

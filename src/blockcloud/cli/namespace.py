@@ -74,7 +74,7 @@ def ready(label: str) -> None:
 
 @app.command("show")
 def show_namespace(label: str) -> None:
-    """A namespace as a node has it now: status, prices, lifetime. `prices` are for labels of 1, 2, ... characters."""
+    """A namespace as a node has it now: status, prices by the length of a label, lifetime and grace in commits."""
     from blockcloud.sdk import namespaces
 
     async def run() -> dict[str, Any]:

@@ -44,6 +44,7 @@ def name_view(record: NameRecord) -> dict[str, Any]:
         "registered_height": record.registered_height,
         "expires_height": record.expires_height,
         "changed_height": record.changed_height,
+        "previous_height": record.previous_height,
         "revoked": record.revoked,
     }
 

@@ -9,7 +9,21 @@ from typing import Annotated, Final
 import typer
 
 from blockcloud import __version__
-from blockcloud.cli import account, chain, contract, devnet, doctor, labs, name, node, policy, service, trust, validator
+from blockcloud.cli import (
+    account,
+    chain,
+    contract,
+    devnet,
+    doctor,
+    labs,
+    name,
+    node,
+    policy,
+    service,
+    state,
+    trust,
+    validator,
+)
 from blockcloud.cli.context import GLOBAL_FLAGS, GLOBAL_OPTIONS, options
 from blockcloud.cli.output import EXIT_FAILURE, exit_code, say, show_bug, show_error, show_system_error
 from blockcloud.primitives.errors import BlockCloudError
@@ -29,6 +43,7 @@ GROUPS: Final = (
     (validator.app, "validator"),
     (account.app, "account"),
     (name.app, "name"),
+    (state.app, "state"),
     (trust.app, "trust"),
     (contract.app, "contract"),
     (policy.app, "policy"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
@@ -75,6 +75,12 @@ def open_transport() -> Transport:
     from blockcloud.sdk.transport import Transport
 
     return Transport([options.api] if options.api else home().endpoints(load_genesis()))
+
+
+def proof_view(height: int | None, why_not: str = "") -> dict[str, Any]:
+    """Whether a value of the past is proven: by the certified checkpoint at `height`, or (None) not and why not. It is
+    not fresh either way: it says what was."""
+    return {"verified": height is not None, "height": height, "fresh": False, "why_not": why_not or None}
 
 
 def address_argument(text: str) -> tuple[str, int]:

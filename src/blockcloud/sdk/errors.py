@@ -44,6 +44,12 @@ class WrongStateKey(BadProof):
     code = "wrong_state_key"
 
 
+class WrongHeight(BadProof):
+    """The proof is of another height than the one that was asked for."""
+
+    code = "wrong_height"
+
+
 class ConflictingCertificates(PeerFault):
     """A quorum has certified two different histories; more than a third of the weight lies."""
 

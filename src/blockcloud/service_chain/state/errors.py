@@ -19,6 +19,13 @@ class Pruned(BlockCloudError):
     hint = "Ask for a proof at one of the newest checkpoints."
 
 
+class FutureHeight(BlockCloudError):
+    """The ledger has not reached this height yet, as far as this node knows."""
+
+    code = "future_height"
+    hint = "Wait until it has, or ask another node; how far this one is, is in its status."
+
+
 class InvalidChange(BlockCloudError):
     """A change of the state has an empty or oversized key or value."""
 

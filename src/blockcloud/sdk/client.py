@@ -49,6 +49,7 @@ from blockcloud.service_chain.rejections import OK, PreorderExists, PreorderTooY
 from blockcloud.service_chain.state import NotACheckpoint
 from blockcloud.service_chain.state_keys import account_key, lane_key, name_key, preorder_key
 from blockcloud.service_chain.transaction import TransactionBody, parse_transaction, sign_transaction
+from blockcloud.transaction_chain.era import EraPlan
 
 TIMEOUT_SECONDS: Final = 30.0
 # A signed transaction that was not committed is void so many commits after it was made.
@@ -104,6 +105,7 @@ class AsyncClient:
         self.transport = Transport(list(known) if endpoints is None else endpoints, attempt_s=attempt_s)
         self._validators = [(known.get(url, url.encode()), url) for url in self.transport.urls]
         self.now_ms = now_ms
+        self.past_plans: dict[int, EraPlan] = {}  # proven ones of eras that the light client has forgotten (`sdk.past`)
         self._lanes: OrderedDict[tuple[bytes, int], _LaneState] = OrderedDict()
         self._height = 0
         self._height_at = float("-inf")

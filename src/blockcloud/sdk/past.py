@@ -20,18 +20,20 @@ from typing import TYPE_CHECKING, Any, Final
 from blockcloud.primitives.addresses import format_address
 from blockcloud.primitives.errors import PeerFault
 from blockcloud.primitives.names import parse_name
-from blockcloud.sdk.errors import BadAnswer, Refused, StaleProof
+from blockcloud.sdk.errors import BadAnswer, ForgottenEra, Refused, StaleProof
 from blockcloud.sdk.transport import MSGPACK
 from blockcloud.service_chain.handover import WrongEra
 from blockcloud.service_chain.records import NameRecord, decode_record
 from blockcloud.service_chain.state import NotACheckpoint, Pruned
-from blockcloud.service_chain.state_keys import name_key
+from blockcloud.service_chain.state_keys import era_key, name_key
+from blockcloud.transaction_chain.era import EraPlan
 
 if TYPE_CHECKING:
     from blockcloud.sdk.client import AsyncClient
     from blockcloud.sdk.light_client import Proven
 
 HIGHEST: Final = 2**53
+PLANS_KEPT: Final = 64  # of eras long past, by a client
 BETWEEN: Final = "between_checkpoints"
 _NO_PROOF: Final = (NotACheckpoint.code, Pruned.code)
 
@@ -64,11 +66,29 @@ async def proven_past(client: AsyncClient, key: bytes, place: str, height: int, 
 
     async def attempt(url: str) -> Proven:
         data = await client.transport.once(url, "GET", "/v1/proof", params=params, accept=MSGPACK)
-        return await client.with_eras(
-            lambda: client.light_client.accept_past(data, key, heights, client.now_ms()), url, deadline
-        )
+
+        def verify() -> Proven:
+            return client.light_client.accept_past(data, key, heights, client.now_ms(), client.past_plans)
+
+        try:
+            return await client.with_eras(verify, url, deadline)
+        except ForgottenEra as forgotten:
+            await _learn_plans(client, (forgotten.era, forgotten.era + 1), max(0.001, deadline - loop.time()))
+            return await client.with_eras(verify, url, deadline)
 
     return await client.transport.first(attempt, timeout_s=timeout_s)
+
+
+async def _learn_plans(client: AsyncClient, eras: tuple[int, ...], timeout_s: float) -> None:
+    """Prove the plans of eras long past: the state keeps them, and a quorum of today vouches for it."""
+    for era in eras:
+        if era not in client.past_plans:
+            plan = decode_record((await client.proven(era_key(era), timeout_s=timeout_s)).value, EraPlan)
+            if plan is None:
+                raise BadAnswer("the ledger has no plan of this era", era=era)
+            client.past_plans[era] = plan
+            while len(client.past_plans) > PLANS_KEPT:
+                del client.past_plans[min(client.past_plans.keys() - set(eras))]
 
 
 async def value_view(client: AsyncClient, key: bytes, height: int | None = None) -> tuple[bytes | None, int]:

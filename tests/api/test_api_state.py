@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from starlette.requests import Request
+from starlette.responses import Response
 
 from blockcloud.primitives.addresses import format_address
 from blockcloud.primitives.errors import BlockCloudError
 from blockcloud.sdk.client import AsyncClient
 from blockcloud.sdk.errors import NotFound, Refused
 from blockcloud.sdk.light_client import LightClient
+from blockcloud.sdk.snapshots import export_snapshot
 from blockcloud.service_chain.operations import Preorder, Register, RenewName, TransferName, name_commitment
 from blockcloud.service_chain.records import NameRecord, decode_record
 from blockcloud.service_chain.snapshot import manifest_digest
+from blockcloud.service_chain.snapshot_file import NoSnapshot, SnapshotReader
 from blockcloud.service_chain.state_keys import account_key, name_key
-from tests.api.api_world import MSGPACK, Api, check_problem, serving
+from tests.api.api_world import MSGPACK, Api, check_problem, running_api, serving
 from tests.node.cluster import USERS, cluster, until
+from tests.sdk.sdk_world import as_json, running_world
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -255,3 +262,34 @@ async def test_the_client_reads_changes_and_values(api: Api) -> None:
         assert record is not None
         assert (record.changed_height, height) == (registered, registered)
         assert (await client.value_view(name_key(NAME), registered - 1))[0] is None
+
+
+async def test_the_newest_snapshot_is_exported_past_nodes_that_lie(api: Api) -> None:
+    genesis, file = api.net.genesis, io.BytesIO()
+    async with client_of(api) as client:
+        manifest = await export_snapshot(client, file)
+    assert SnapshotReader(io.BytesIO(file.getvalue()), genesis).check() == manifest
+    offer = (await api.both("/v1/snapshots"))["snapshots"][0]
+
+    async def lie(request: Request) -> Response | None:
+        if request.url.path.endswith("/snapshots"):
+            more = [{"era": 10**6, "manifest": "00" * 32}, {"era": offer["era"], "manifest": "11" * 32}]
+            return as_json({"snapshots": [*more, offer]})
+        return Response(b"wrong") if "/snapshots/" in request.url.path else None
+
+    async with running_world() as liars:
+        liars.nodes[0].misbehave = lie
+        async with AsyncClient(genesis, [liars.urls[0], f"http://{api.host}:{api.port}"]) as client:
+            second = io.BytesIO(b"something longer that was there before" * 10_000)
+            again = await export_snapshot(client, second)
+        assert again.era >= manifest.era
+        assert SnapshotReader(io.BytesIO(second.getvalue()), genesis).check() == again
+        async with AsyncClient(genesis, [liars.urls[0]]) as client:
+            with pytest.raises(BlockCloudError):
+                await export_snapshot(client, io.BytesIO())
+
+
+async def test_without_a_snapshot_there_is_none_to_export(tmp_path: Path) -> None:
+    async with running_api(tmp_path) as young, client_of(young) as client:
+        with pytest.raises(NoSnapshot):
+            await export_snapshot(client, io.BytesIO())

@@ -83,6 +83,7 @@ def test_the_history_of_a_name_reaches_its_first_operation_page_by_page(seed: in
         before = None
         while page := ledger.chain.history(name, limit, before):
             assert len(page) <= limit
+            assert before is None or page[-1][0] < before
             found = page + found
             before = page[0][0]
         assert found == [(record.changed_height, record) for record in expected]

@@ -78,13 +78,11 @@ def test_a_name_of_the_past_says_what_it_is_worth(node: Node) -> None:
         (["state", "get", "00", "--name", "a.test"], 2, "say which"),
         (["state", "get", "key"], 2, "hexadecimal"),
         (["state", "get", "00", "--height", "-1"], 2, "greater than or equal to 0"),
-        (["state", "get", "00", "--height", "11", "--prove"], 1, "below=10, above=20"),
         (["state", "get", "00", "--height", str(2**50), "--prove"], 1, "[future_height]"),
         (["state", "get", "00", "--height", str(2**50)], 1, "[future_height]"),
         (["state", "changes", str(2**50)], 1, "[future_height]"),
         (["state", "changes", "1", "--after", "x"], 2, "hexadecimal"),
         (["name", "show", "a.test", "--height", str(2**50)], 1, "[future_height]"),
-        (["state", "export", "unwritten.snapshot"], 1, "[no_snapshot]"),
         (["state", "import", "no.snapshot"], 1, "[bad_configuration]"),
     ],
 )
@@ -92,10 +90,26 @@ def test_a_wrong_question_is_answered_with_the_reason(
     node: Node, arguments: list[str], code: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    certified(node, 20)
     result = node.command(*arguments)
     assert (result.code, said in result.err) == (code, True), result.err
     assert not list(tmp_path.iterdir()), "nothing is left of a file that was not written"
+
+
+def test_between_checkpoints_the_nearest_ones_are_named(node: Node) -> None:
+    above = certified(node, node.ok("status")["height"] + 1)
+    result = node.command("state", "get", "00", "--height", str(above - 3), "--prove")
+    assert (result.code, "[not_a_checkpoint]" in result.err) == (1, True)
+    assert f"below={above - 10}, above={above}" in result.err
+
+
+def test_an_export_does_not_write_over_a_file_and_leaves_none_behind(node: Node, tmp_path: Path) -> None:
+    kept = tmp_path / "kept.snapshot"
+    kept.write_bytes(b"something")
+    assert "exists already" in node.command("state", "export", str(kept)).err
+    assert kept.read_bytes() == b"something"
+    dead = command("state", "export", str(tmp_path / "new"), "--home", str(node.home), "--api", "http://127.0.0.1:9")
+    assert dead.code == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["kept.snapshot"]
 
 
 def test_a_home_is_not_made_of_what_is_no_snapshot(node: Node, tmp_path: Path) -> None:

@@ -105,6 +105,10 @@ async def exported_and_imported(
     assert (code, "[bad_snapshot]" in messages, "chunk 1 of 1" in messages) == (1, True, True)
     assert not (folder / "mine").exists()
 
+    await report(folder, "blockcloud trust export certificate --home net")
+    trusting = f"{init.replace('--home mine', '--home other')} --trusted certificate"
+    assert (await report(folder, trusting))["snapshot"]["height"] == exported["height"]
+
     made = await report(folder, init)
     assert made["snapshot"] == {key: exported[key] for key in ("era", "height", "state_root", "chunks")}
     async with running(folder, node):

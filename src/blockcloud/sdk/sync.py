@@ -113,6 +113,14 @@ class Client:
         """As `AsyncClient.changes`."""
         return self._run(self._client.changes(height, **how))
 
+    def all_changes(self, height: int) -> list[dict[str, Any]]:
+        """As `AsyncClient.all_changes`, all of them at once."""
+
+        async def gathered() -> list[dict[str, Any]]:
+            return [change async for change in self._client.all_changes(height)]
+
+        return self._run(gathered())
+
     def receipt(self, transaction_id: bytes) -> Receipt | None:
         """As `AsyncClient.receipt`."""
         return self._run(self._client.receipt(transaction_id))

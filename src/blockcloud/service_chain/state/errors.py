@@ -9,7 +9,7 @@ class NotACheckpoint(BlockCloudError):
     """There is no state root at this height: roots are made at checkpoints only."""
 
     code = "not_a_checkpoint"
-    hint = "Ask for the height of a checkpoint; the newest is in the node's status."
+    hint = "Ask for the height of a checkpoint: the nearest are named, the newest is in the node's status."
 
 
 class Pruned(BlockCloudError):

@@ -72,7 +72,8 @@ async def test_a_name_and_its_history(api: Api) -> None:
     assert now.pop("renewal") == {**chains, "lifetime": rules.lifetime, "grace": rules.grace}
     assert now["held_until_height"] == now["expires_height"] + rules.grace
     history = await api.both(f"/v1/names/{NAME}/history")
-    assert history == {"name": NAME, "history": [{"height": height, **now}]}
+    entries = [{"height": height, **now}]
+    assert history == {"name": NAME, "history": entries, "before": None, "pruned_below": None}
 
 
 async def test_a_service_file_and_an_address_record_are_stored_and_given_back(api: Api) -> None:
@@ -192,6 +193,10 @@ async def test_every_route_is_described_and_promises_problems(api: Api) -> None:
         ("/v1/contracts/{address}", "get"),
         ("/v1/contracts/{address}/query", "get"),
         ("/v1/proof", "get"),
+        ("/v1/state/{key}", "get"),
+        ("/v1/changes/{height}", "get"),
+        ("/v1/snapshots", "get"),
+        ("/v1/snapshots/{manifest}/{piece}", "get"),
         ("/v1/checkpoint", "get"),
         ("/v1/committee/{era}", "get"),
         ("/v1/handovers/{era}", "get"),

@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from blockcloud.api.policies import rules_of
+from blockcloud.api.views import name_view
 from blockcloud.primitives import codec
 from blockcloud.primitives.addresses import parse_address
 from blockcloud.primitives.amounts import GENESIS_SUPPLY_MICRO_BLOC
@@ -34,6 +35,7 @@ from blockcloud.service_chain.handover import Handover
 from blockcloud.service_chain.inclusion import ProvenTransaction, prove_transaction
 from blockcloud.service_chain.machine import ServiceChain
 from blockcloud.service_chain.proven import ProvenValue
+from blockcloud.service_chain.state import FutureHeight
 from blockcloud.service_chain.transaction import parse_transaction
 from blockcloud.transaction_chain.block import Block, Header, genesis_reference, sign_block
 from blockcloud.transaction_chain.commit import Commit, CommitRecord
@@ -190,8 +192,16 @@ class Node:
             case "GET", ["proof"]:
                 if chain.height == 0:
                     ledger.commit()
-                proven = ledger.proven(bytes.fromhex(request.query_params["key"]))
+                # Every commit is a certified checkpoint, so the nearest one is always the height itself.
+                places = [value for name, value in request.query_params.items() if name in ("height", "from", "until")]
+                height = int(places[0]) if places else None
+                if height is not None and height > chain.height:
+                    raise FutureHeight(height=height, reached=chain.height)
+                proven = ledger.proven(bytes.fromhex(request.query_params["key"]), height)
                 return Response(codec.encode(proven), media_type="application/msgpack")
+            case "GET", ["names", name, "history"]:
+                entries = [{"height": height, **name_view(record)} for height, record in chain.history(name)]
+                return as_json({"name": name, "history": entries, "before": None}) if entries else not_found()
             case "GET", ["handovers", number]:
                 if not 1 <= int(number) <= len(ledger.handovers):
                     return not_found()

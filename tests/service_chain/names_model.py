@@ -87,11 +87,13 @@ class Model:
             return "ready"
         return "importing" if self.height < entry["revealed"] + READY_WITHIN else "lapsed"
 
-    def terms(self, name: str) -> tuple[int, int, int]:
-        """Price, lifetime, grace."""
+    def terms(self, name: str, since: int | None = None) -> tuple[int, int, int]:
+        """Price, lifetime, grace, to renew it if it was registered at `since`."""
         labels = name.split(".")
         if len(labels) == 2 and self.space(labels[1]) in ("importing", "ready"):
             entry = self.spaces[labels[1]]
+            if since is not None and since < entry["revealed"]:
+                return 0, LIFETIME, GRACE
             return price(entry["rule"], labels[0]), entry["lifetime"], entry["grace"]
         return 0, LIFETIME, GRACE
 
@@ -239,7 +241,7 @@ class Model:
 
     def renew(self, user: bytes, name: str, limit: int) -> None:
         entry = self.change(user, name, in_grace=True)
-        cost, lifetime, grace = self.terms(name)
+        cost, lifetime, grace = self.terms(name, entry["registered"])
         self.pay_price(user, cost, limit)
         entry["expires"], entry["grace"] = self.height + lifetime, grace
         self.note(entry)

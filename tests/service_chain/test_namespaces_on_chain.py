@@ -255,7 +255,7 @@ def test_a_deeper_name_costs_nothing_and_lives_by_the_rules_of_the_chain() -> No
     assert ledger.register(BOB, f"lower.low.door.{LABEL}") == "ok"
 
 
-def test_names_from_before_keep_their_rules_until_they_are_renewed() -> None:
+def test_names_from_before_keep_their_rules() -> None:
     ledger = Ledger(small_genesis(RULES))
     assert ledger.register(BOB, f"door.{LABEL}") == "ok"
     assert reveal(ledger, ALICE, REVEAL) == "ok"
@@ -266,8 +266,10 @@ def test_names_from_before_keep_their_rules_until_they_are_renewed() -> None:
     record = ledger.chain.name(f"door.{LABEL}")
     assert record is not None
     assert record.expires_height == record.registered_height + RULES.lifetime
-    assert cost(ledger, CAROL, RenewName(f"door.{LABEL}", 100)) == 100
-    assert terms(ledger, f"door.{LABEL}") == (30, 7)
+    assert cost(ledger, CAROL, RenewName(f"door.{LABEL}", 100)) == 0
+    assert terms(ledger, f"door.{LABEL}") == (RULES.lifetime, RULES.grace)
+    assert ledger.run(CAROL, RevokeName(f"door.{LABEL}")) == "ok"
+    assert ledger.register(BOB, f"door.{LABEL}") == "price_above_limit"
 
 
 # A label is a name or a namespace

@@ -19,7 +19,7 @@ from blockcloud.primitives.errors import (
     TimedOut,
 )
 from blockcloud.routing.errors import RoutingFull
-from blockcloud.service_chain.state import NotACheckpoint, Pruned
+from blockcloud.service_chain.state import FutureHeight, NotACheckpoint, Pruned
 
 MEDIA_TYPE: Final = "application/problem+json"
 
@@ -61,6 +61,7 @@ class RequestFailed(LocalFault):
 _STATUS: Final[tuple[tuple[type[BlockCloudError], int], ...]] = (
     (NotFound, 404),
     (NotACheckpoint, 404),
+    (FutureHeight, 404),
     (UnknownRoute, 404),
     (WrongMethod, 405),
     (Pruned, 410),

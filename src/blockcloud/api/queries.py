@@ -3,14 +3,16 @@ how one hands over to the next."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from fastapi import APIRouter, Request, Response
 
-from blockcloud.api.answers import MSGPACK, answer, hex_bytes, optional_integer, wants_msgpack, whole_number
+from blockcloud.api.answers import MSGPACK, answer, optional_integer, wants_msgpack, whole_number
 from blockcloud.api.description import ERRORS, described, query
 from blockcloud.api.namespaces import terms_view
 from blockcloud.api.problems import NotFound
+from blockcloud.api.state import state_key
 from blockcloud.api.views import (
     account_view,
     candidate_view,
@@ -20,16 +22,21 @@ from blockcloud.api.views import (
     name_view,
     proven_view,
 )
+from blockcloud.node.applying import SharedChain
+from blockcloud.node.proving import certificate_at, certificate_from, certificate_until, prove_value
 from blockcloud.node.validator import Validator
 from blockcloud.primitives import codec
 from blockcloud.primitives.addresses import parse_address
-from blockcloud.primitives.errors import Malformed, Oversized
-from blockcloud.primitives.limits import STATE_KEY_BYTES
+from blockcloud.primitives.errors import Malformed
 from blockcloud.primitives.names import parent_of, parse_name
 from blockcloud.service_chain.handover import Handover
+from blockcloud.service_chain.machine import HISTORY_ENTRIES
 from blockcloud.service_chain.namespaces import terms_of
+from blockcloud.service_chain.proven import ProvenValue
 
 HIGHEST: Final = 2**53
+# How a request for a proof may say which height it is for.
+PLACES: Final = {"height": certificate_at, "from": certificate_from, "until": certificate_until}
 _HEIGHT: Final = query("height", "As it was after the commit at this height.", minimum=0, maximum=HIGHEST)
 
 
@@ -97,48 +104,93 @@ def _add_accounts_and_names(router: APIRouter, validator: Validator) -> None:
     @router.get("/names/{name}", summary="A name, now or at a height", openapi_extra=described(_HEIGHT))
     async def name(request: Request, name: str) -> Response:
         height = optional_integer(request, "height", 0, HIGHEST)
-        if height is not None and height > chain.applied_height:
-            raise NotFound("the ledger has not reached this height", height=height, reached=chain.applied_height)
+        if height is not None:
+            chain.require_reached(height)
         record = chain.name(parse_name(name), height)
         if record is None:
             raise NotFound("no such name is registered" if height is None else "no such name at this height", name=name)
         at = chain.applied_height if height is None else height
         above = parent_of(name)
         namespace = chain.namespace(above, at) if above else None
-        terms = terms_of(name, namespace, at, chain.genesis.naming)
+        terms = terms_of(name, namespace, at, chain.genesis.naming, record.registered_height)
         return answer(request, {**name_view(record), "renewal": terms_view(terms)})
 
-    @router.get("/names/{name}/history", summary="Every state that a name had, oldest first", openapi_extra=described())
+    _add_history(router, chain)
+
+
+def _add_history(router: APIRouter, chain: SharedChain) -> None:
+    before = query("before", "Only changes below this height: `before` of the page above.", minimum=1, maximum=HIGHEST)
+    limit = query("limit", "Changes of the page at most.", minimum=1, maximum=HISTORY_ENTRIES)
+
+    @router.get(
+        "/names/{name}/history",
+        summary="Every state that a name had, oldest first, the newest page first",
+        openapi_extra=described(before, limit),
+    )
     async def history(request: Request, name: str) -> Response:
-        entries = chain.history(parse_name(name))
+        """`before` asks for the page below; null: this one begins with the first operation on the name, or with the
+        oldest that this node knows (`pruned_below`)."""
+        page = optional_integer(request, "limit", 1, HISTORY_ENTRIES) or HISTORY_ENTRIES
+        top = optional_integer(request, "before", 1, HIGHEST)
+        entries = await asyncio.to_thread(chain.history, parse_name(name), page, top)
         if not entries:
-            raise NotFound("no such name is registered", name=name)
-        states = [{"height": height, **name_view(record)} for height, record in entries]
-        return answer(request, {"name": name, "history": states})
+            raise NotFound("no such name is registered" if top is None else "no change below this height", name=name)
+        height, first = entries[0]
+        pruned = 0 < first.previous_height < chain.oldest_height
+        return answer(
+            request,
+            {
+                "name": name,
+                "history": [{"height": changed, **name_view(record)} for changed, record in entries],
+                "before": height if first.previous_height and not pruned else None,
+                "pruned_below": chain.oldest_height if pruned else None,
+            },
+        )
 
 
 def _add_proofs(router: APIRouter, validator: Validator) -> None:
     key_parameter = query("key", "State key in hexadecimal.", kind="string", required=True, pattern="^([0-9a-f]{2})+$")
-    height_parameter = query("height", "Of a certified checkpoint; default: the newest.", minimum=0, maximum=HIGHEST)
+    places = (
+        query("height", "Of a certified checkpoint; default: the newest.", minimum=0, maximum=HIGHEST),
+        query("from", "Instead: at the first provable height from this one on.", minimum=0, maximum=HIGHEST),
+        query("until", "Instead: at the last provable height up to this one.", minimum=0, maximum=HIGHEST),
+    )
 
     @router.get(
         "/proof",
         summary="A state value, or its absence, with proof and certificate",
-        openapi_extra=described(key_parameter, height_parameter),
+        openapi_extra=described(key_parameter, *places),
     )
     async def proof(request: Request) -> Response:
         """As msgpack: the canonical bytes of the proven value, which a light client checks."""
         text = request.query_params.get("key")
         if text is None:
             raise Malformed("which key? say key= in hexadecimal")
-        key = hex_bytes(text)
-        if not 1 <= len(key) <= STATE_KEY_BYTES:
-            raise Oversized(f"a state key has 1 to {STATE_KEY_BYTES} bytes", bytes=len(key))
-        proven = validator.proven(key, optional_integer(request, "height", 0, HIGHEST))
+        proven = await _proven(request, validator, state_key(text))
         if wants_msgpack(request):
             return Response(codec.encode(proven), media_type=MSGPACK)
         return answer(request, proven_view(proven))
 
+    _add_checkpoint(router, validator)
+
+
+async def _proven(request: Request, validator: Validator, key: bytes) -> ProvenValue:
+    """What a request for a proof asks for. The newest is in memory; what is older is read in a thread."""
+    asked = [place for place in PLACES if place in request.query_params]
+    if not asked:
+        return validator.proven(key)
+    if len(asked) > 1:
+        raise Malformed("one of height, from and until", given=asked)
+    height = optional_integer(request, asked[0], 0, HIGHEST) or 0
+
+    def past() -> ProvenValue:
+        certificate = PLACES[asked[0]](validator.chain, validator.tables, height)
+        return prove_value(validator.chain, validator.tables, key, certificate)
+
+    return await asyncio.to_thread(past)
+
+
+def _add_checkpoint(router: APIRouter, validator: Validator) -> None:
     @router.get("/checkpoint", summary="The newest certified checkpoint", openapi_extra=described())
     async def checkpoint(request: Request) -> Response:
         if validator.certificate is None:

@@ -28,6 +28,7 @@ from blockcloud.api.policies import policy_routes
 from blockcloud.api.problems import RequestFailed, UnknownRoute, WrongMethod, problem
 from blockcloud.api.queries import query_routes
 from blockcloud.api.routing import routing_routes
+from blockcloud.api.state import state_routes
 from blockcloud.api.transactions import transaction_routes
 from blockcloud.node.validator import Validator
 from blockcloud.primitives.errors import BlockCloudError, Malformed, Unreachable
@@ -44,7 +45,7 @@ def build_app(validator: Validator, host: str) -> ASGIApp:
     app = FastAPI(title="BlockCloud node", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     for kind in (BlockCloudError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _on_error)
-    ledger = (transaction_routes, query_routes, namespace_routes, contract_routes, policy_routes)
+    ledger = (transaction_routes, query_routes, namespace_routes, state_routes, contract_routes, policy_routes)
     for routes in (*ledger, routing_routes, event_routes):
         app.include_router(routes(validator))
     _add_operations(app, validator)

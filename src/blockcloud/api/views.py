@@ -57,6 +57,7 @@ def name_view(record: NameRecord) -> dict[str, Any]:
         "expires_height": record.expires_height,
         "held_until_height": record.held_until_height,
         "changed_height": record.changed_height,
+        "previous_height": record.previous_height,
         "revoked": record.revoked,
     }
 

@@ -21,6 +21,7 @@ from blockcloud.cli import (
     node,
     policy,
     service,
+    state,
     trust,
     validator,
 )
@@ -44,6 +45,7 @@ GROUPS: Final = (
     (accounts.app, "account"),
     (name.app, "name"),
     (namespace.app, "namespace"),
+    (state.app, "state"),
     (trust.app, "trust"),
     (contract.app, "contract"),
     (policy.app, "policy"),

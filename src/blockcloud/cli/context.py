@@ -122,6 +122,12 @@ def open_transport() -> Transport:
     return Transport([options.api] if options.api else home().endpoints(load_genesis()))
 
 
+def proof_view(height: int | None, why_not: str = "") -> dict[str, Any]:
+    """Whether a value of the past is proven: by the certified checkpoint at `height`, or (None) not and why not. It is
+    not fresh either way: it says what was."""
+    return {"verified": height is not None, "height": height, "fresh": False, "why_not": why_not or None}
+
+
 def address_argument(text: str) -> tuple[str, int]:
     """(host, port) of a HOST:PORT that a person typed; a wrong one is a matter of usage."""
     from blockcloud.primitives.errors import Malformed

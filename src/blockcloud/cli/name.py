@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from blockcloud.cli.context import command_group, load_key, open_client, options, public_key
+from blockcloud.cli.context import command_group, load_key, open_client, options, proof_view, public_key
 from blockcloud.cli.output import show
 from blockcloud.primitives.addresses import format_address, parse_address
 from blockcloud.primitives.amounts import parse_amount
@@ -132,14 +132,33 @@ def remove_instance(name: str, instance_key: InstanceKey) -> None:
 
 @app.command("show")
 def show_name(name: str, height: Height = None) -> None:
-    """A name as a node has it now, or had it at a height."""
-    _show(lambda client: client.name_view(parse_name(name), height))
+    """A name as a node has it now, or as it was at a height, proven where it can be (`proof`)."""
+    if height is None:
+        _show(lambda client: client.name_view(parse_name(name)))
+    else:
+        _show(lambda client: _name_at(client, parse_name(name), height))
 
 
 @app.command()
-def history(name: str) -> None:
-    """Every state that a name had, oldest first."""
-    _show(lambda client: client.name_history(parse_name(name)))
+def history(
+    name: str,
+    before: Annotated[int | None, typer.Option("--before", help="Only changes below this height.", min=1)] = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="So many changes at most.", min=1, max=1_000)] = None,
+    prove: Annotated[bool, typer.Option("--prove", help="Verify each entry that can be proven.")] = False,
+) -> None:
+    """Every state that a name had, oldest first, from its first operation on."""
+    _show(lambda client: client.name_history(parse_name(name), before=before, limit=limit, prove=prove))
+
+
+async def _name_at(client: AsyncClient, name: str, height: int) -> dict[str, Any]:
+    from blockcloud.api.views import name_view
+    from blockcloud.sdk.errors import NotFound
+
+    found = await client.name_at(name, height)
+    if found.record is None:
+        how = "one node's word" if found.proven_height is None else f"proven at {found.proven_height}"
+        raise NotFound(f"no such name at this height ({how})", name=name, height=height)
+    return {**name_view(found.record), "proof": proof_view(found.proven_height, found.unproven)}
 
 
 async def _limit(client: AsyncClient, name: str, price_limit: str) -> int:

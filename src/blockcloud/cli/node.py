@@ -11,6 +11,7 @@ import typer
 
 from blockcloud.cli.context import command_group, home_folder, options
 from blockcloud.cli.output import say, show
+from blockcloud.cli.state import Trusted, snapshot_view, trusted_statements
 
 app = command_group("One node of the network.")
 
@@ -29,11 +30,16 @@ def init(
     storage: Annotated[str, typer.Option(help="Disk to stake, such as 16MiB. Default: none.")] = "0",
     compute: Annotated[str, typer.Option(help="Part of one core to stake, such as 5%. Default: none.")] = "0%",
     data_rate: Annotated[str, typer.Option(help="Data rate to stake, such as 1MB/s. Default: none.")] = "0",
+    snapshot: Annotated[
+        Path | None, typer.Option("--snapshot", help="Begin with the state in this file of `state export`.")
+    ] = None,
+    trusted: Trusted = None,
 ) -> None:
     """Make the home folder (--home) of a new node: genesis, configuration, keys of its own, and empty data."""
     from blockcloud.node.config import BASE_PORT, CONFIG_FILE
     from blockcloud.node.homes import make_home
     from blockcloud.node.resource_config import ResourceConfig, parse_bytes, parse_permille, parse_rate
+    from blockcloud.node.snapshot_archive import check_file, import_checked_file
     from blockcloud.primitives.addresses import format_address
     from blockcloud.sdk.home import read_genesis
 
@@ -42,6 +48,9 @@ def init(
     permille = parse_permille(compute)
     resources = ResourceConfig(parse_bytes(storage), permille, max(1, -(-permille // 1_000)), parse_rate(data_rate))
     staked = resources if resources != ResourceConfig() else None
+    statements = trusted_statements(checked, trusted)
+    if snapshot is not None:
+        check_file(checked, snapshot, statements)
     config, key = make_home(folder, checked, BASE_PORT if base_port is None else base_port, staked)
     report: dict[str, Any] = {
         "address": format_address(key.public),
@@ -52,6 +61,8 @@ def init(
         "network": checked.name,
         "chain": checked.chain_id().hex(),
     }
+    if snapshot is not None:
+        report["snapshot"] = snapshot_view(import_checked_file(config, checked, snapshot, statements))
     if config.resources is not None:
         report["stakes"] = {
             "storage_bytes": resources.storage_bytes,

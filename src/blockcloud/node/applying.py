@@ -28,6 +28,7 @@ from blockcloud.primitives.storage import Batch, Store
 from blockcloud.service_chain.genesis import Genesis
 from blockcloud.service_chain.machine import ServiceChain
 from blockcloud.service_chain.records import Fees
+from blockcloud.service_chain.state import FutureHeight
 from blockcloud.service_chain.state_keys import FEES_KEY, file_key
 from blockcloud.transaction_chain.commit import Commit
 from blockcloud.transaction_chain.machine import Result
@@ -67,6 +68,25 @@ class SharedChain(ServiceChain):
             raise Busy("the state is being replaced by a newer one", retry_after_ms=REPLACING_MS)
         with self.tree_lock:
             return super().prove(key, height)
+
+    def proof_heights(self) -> tuple[int, ...]:
+        """As `ServiceChain.proof_heights`; waits while a checkpoint changes the tree."""
+        if self.replacing:
+            raise Busy("the state is being replaced by a newer one", retry_after_ms=REPLACING_MS)
+        with self.tree_lock:
+            return super().proof_heights()
+
+    def changes_at(self, height: int) -> list[bytes]:
+        """As `ServiceChain.changes_at`. Raises FutureHeight above the last applied commit."""
+        if self.replacing:
+            raise Busy("the state is being replaced by a newer one", retry_after_ms=REPLACING_MS)
+        self.require_reached(height)
+        return super().changes_at(height)
+
+    def require_reached(self, height: int) -> None:
+        """Raise FutureHeight unless the commit at `height` is applied."""
+        if height > self.applied_height:
+            raise FutureHeight(height=height, reached=self.applied_height)
 
     def is_announced(self, service_file_hash: bytes) -> bool:
         """Whether a name binds this service file."""

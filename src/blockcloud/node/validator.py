@@ -33,6 +33,7 @@ from blockcloud.node.ledger_tables import LedgerTables, initialise_data
 from blockcloud.node.membership import Membership, read_onion
 from blockcloud.node.network import Network, member_address
 from blockcloud.node.outbox import Outbox
+from blockcloud.node.proving import certificate_at, prove_value
 from blockcloud.node.snapshot_files import StoredSnapshot
 from blockcloud.node.snapshots import Snapshots, finish_import, replace_state
 from blockcloud.node.storage import RocksStore
@@ -333,17 +334,13 @@ class Validator:
     def proven(self, key: bytes, height: int | None = None) -> ProvenValue:
         """The value of a state key with its proof under a certified checkpoint: the newest, or that of `height`.
 
-        Raises NotACheckpoint (also when nothing is certified yet) or Pruned.
+        Raises NotACheckpoint (also when nothing is certified yet), FutureHeight or Pruned. With a height, any thread
+        may ask.
         """
-        certificate = self.certificate if height is None else self.tables.certificate(height)
+        certificate = self.certificate if height is None else certificate_at(self.chain, self.tables, height)
         if certificate is None:
             raise NotACheckpoint("no certified checkpoint", height=height)
-        at = certificate.statement.height
-        proof = self.chain.prove(key, at)
-        commit = self.tables.commit_bytes(at)
-        if commit is None:
-            raise NotACheckpoint("this node has not reached the checkpoint", height=at)
-        return ProvenValue(key, self.chain.get(key, at) or b"", proof, certificate, commit)
+        return prove_value(self.chain, self.tables, key, certificate)
 
     @property
     def certificate(self) -> Certificate | None:

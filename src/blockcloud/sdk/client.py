@@ -11,7 +11,7 @@ import os
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -23,6 +23,7 @@ from blockcloud.primitives.keys import SigningKey
 from blockcloud.primitives.limits import RESOLUTION_AGE_SECONDS, STATE_VALUE_BYTES
 from blockcloud.primitives.names import parse_name
 from blockcloud.routing.service_file import parse_service_file, service_file_hash
+from blockcloud.sdk import past
 from blockcloud.sdk.errors import BadAnswer, NotFound, Refused, TrustExpired, UnknownEra, rejection
 from blockcloud.sdk.light_client import LightClient, Proven
 from blockcloud.sdk.submission import Outcome, Submission, Wait, find_receipt, validator_order
@@ -48,6 +49,7 @@ from blockcloud.service_chain.rejections import OK, PreorderExists, PreorderTooY
 from blockcloud.service_chain.state import NotACheckpoint
 from blockcloud.service_chain.state_keys import account_key, account_keys_key, lane_key, name_key, preorder_key
 from blockcloud.service_chain.transaction import TransactionBody, parse_transaction, sign_transaction
+from blockcloud.transaction_chain.era import EraPlan
 
 TIMEOUT_SECONDS: Final = 30.0
 # A signed transaction that was not committed is void so many commits after it was made.
@@ -108,6 +110,7 @@ class AsyncClient:
         self._validators = [(known.get(url, url.encode()), url) for url in self.transport.urls]
         self.now_ms = now_ms
         self._account, self._cosigners = account, tuple(cosigners)
+        self.past_plans: dict[int, EraPlan] = {}  # proven ones of eras that the light client has forgotten (`sdk.past`)
         self._lanes: OrderedDict[tuple[bytes, int], _LaneState] = OrderedDict()
         self._height = 0
         self._height_at = float("-inf")
@@ -133,14 +136,20 @@ class AsyncClient:
         *,
         max_age_s: int = RESOLUTION_AGE_SECONDS,
         at_least_height: int = 0,
+        height: int | None = None,
         timeout_s: float = TIMEOUT_SECONDS,
     ) -> Proven:
         """The proven value of a state key at a checkpoint no older than `max_age_s`, as high as `at_least_height`.
+
+        Or that of the past checkpoint `height`, which is not fresh: then raises Refused (`not_a_checkpoint` with the
+        nearest ones, `pruned`, `future_height`), or as `LightClient.accept_past`.
 
         Asks one node after another until one proves it; fetches the hand-overs of eras that the light client does not
         know. Raises TrustExpired, TimedOut if no checkpoint gets that high in time, else why the last answers were
         refused.
         """
+        if height is not None:
+            return await past.proven_past(self, key, "height", height, timeout_s)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
 
@@ -239,6 +248,10 @@ class AsyncClient:
         """The proven record of a name, active or not; None if it is not registered. Keywords as `proven`."""
         return _record((await self.proven(name_key(parse_name(name)), **how)).value, NameRecord)
 
+    async def name_at(self, name: str, height: int, *, timeout_s: float = TIMEOUT_SECONDS) -> past.NameAt:
+        """A name after the commit at any height, and whether that is proven. See `sdk.past`."""
+        return await past.name_at(self, name, height, timeout_s=timeout_s)
+
     # Reading what one node says
 
     async def status(self) -> dict[str, Any]:
@@ -258,9 +271,35 @@ class AsyncClient:
         params = None if height is None else {"height": str(height)}
         return await self.transport.json(f"/v1/names/{parse_name(name)}", params)
 
-    async def name_history(self, name: str) -> dict[str, Any]:
-        """`history`: every state that a name had, oldest first, as a node has it. Raises NotFound."""
-        return await self.transport.json(f"/v1/names/{parse_name(name)}/history")
+    async def name_history(
+        self,
+        name: str,
+        *,
+        before: int | None = None,
+        limit: int | None = None,
+        prove: bool = False,
+        timeout_s: float = TIMEOUT_SECONDS,
+    ) -> dict[str, Any]:
+        """`history`: every state that a name had, oldest first, as a node has it, the newest 1,000 or `limit` of them;
+        `before` of one page asks for the one below, and null says that this was the first operation.
+
+        With `prove` each entry has the height that proves it, or null (`sdk.past`). Raises NotFound or BadAnswer.
+        """
+        page = await past.history_page(self, name, before, limit)
+        return await past.prove_history(self, name, page, timeout_s=timeout_s) if prove else page
+
+    async def value_view(self, key: bytes, height: int | None = None) -> tuple[bytes | None, int]:
+        """(value, height) of any state key as a node has it, now or at `height`."""
+        return await past.value_view(self, key, height)
+
+    async def changes(self, height: int, *, after: bytes | None = None, limit: int | None = None) -> dict[str, Any]:
+        """`changes`: what the commit at `height` changed, as a node has it, a page behind the key `after`; `next` is
+        the key to go on behind, null at the end."""
+        return await past.changes_page(self, height, after, limit)
+
+    def all_changes(self, height: int) -> AsyncIterator[dict[str, Any]]:
+        """Everything that the commit at `height` changed, page after page."""
+        return past.all_changes(self, height)
 
     async def receipt(self, transaction_id: bytes) -> Receipt | None:
         """The receipt of a committed transaction."""

@@ -9,6 +9,7 @@ from typing import Any, Final
 from blockcloud.primitives.errors import BadProof, BlockCloudError, Busy, NotTakingPart, PeerFault, Rejected, TimedOut
 from blockcloud.service_chain import namespace_rejections, rejections
 from blockcloud.service_chain.contracts import failures
+from blockcloud.service_chain.handover import WrongEra
 
 _CODE = re.compile(r"[a-z][a-z0-9_]{0,47}", re.ASCII)
 _TEXT_CHARACTERS: Final = 400
@@ -44,6 +45,12 @@ class WrongStateKey(BadProof):
     code = "wrong_state_key"
 
 
+class WrongHeight(BadProof):
+    """The proof is of another height than the one that was asked for."""
+
+    code = "wrong_height"
+
+
 class ConflictingCertificates(PeerFault):
     """A quorum has certified two different histories; more than a third of the weight lies."""
 
@@ -66,6 +73,17 @@ class UnknownEra(PeerFault):
 
     code = "unknown_era"
     hint = "Fetch the hand-overs of the eras between (`GET /v1/handovers/{era}`) and try again."
+
+    def __init__(self, message: str = "", *, era: int, **values: object) -> None:
+        super().__init__(message, era=era, **values)
+        self.era = era
+
+
+class ForgottenEra(WrongEra):
+    """The certificate is of an era before those whose committees this client keeps."""
+
+    code = "forgotten_era"
+    hint = "What is proven now does not need it; of the past, the plan of that era has to be proven first."
 
     def __init__(self, message: str = "", *, era: int, **values: object) -> None:
         super().__init__(message, era=era, **values)

@@ -23,10 +23,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, NoReturn
 
 from blockcloud.primitives import codec
-from blockcloud.primitives.certificates import CERTIFICATE_BYTES, CHECKPOINT, Certificate
+from blockcloud.primitives.certificates import CERTIFICATE_BYTES, CHECKPOINT, HANDOVER, Certificate, Statement
 from blockcloud.primitives.codec import Struct
 from blockcloud.primitives.errors import BadCertificate, Malformed, PeerFault, WrongChain
 from blockcloud.primitives.limits import (
@@ -39,18 +40,21 @@ from blockcloud.primitives.limits import (
 from blockcloud.sdk.errors import (
     ConflictingCertificates,
     ConflictingHandovers,
+    ForgottenEra,
     ProofFromFuture,
     Rollback,
     SkippedEra,
     StaleProof,
     TrustExpired,
     UnknownEra,
+    WrongHeight,
     WrongStateKey,
 )
 from blockcloud.service_chain.genesis import Genesis
 from blockcloud.service_chain.handover import HANDOVER_BYTES, Handover, WrongEra
 from blockcloud.service_chain.proven import ProvenValue
 from blockcloud.transaction_chain.commit import COMMIT_BYTES
+from blockcloud.transaction_chain.era import EraPlan
 
 PROVEN_BYTES: Final = STATE_KEY_BYTES + STATE_VALUE_BYTES + PROOF_BYTES + CERTIFICATE_BYTES + COMMIT_BYTES + 64
 # The newest era and those before it whose certificates still count. Whoever is that far behind asks another node.
@@ -61,11 +65,15 @@ _GENESIS_ERA: Final = 0
 
 @dataclass(frozen=True, slots=True)
 class Proven:
-    """A value that a quorum vouches for (None: the key is absent), as of `height`, whose ledger time is `time_ms`."""
+    """A value that a quorum vouches for (None: the key is absent), as of `height`, whose ledger time is `time_ms`.
+
+    `fresh`: it is no older than was asked for. A value of the past is not: what it is now, it does not say.
+    """
 
     value: bytes | None
     height: int
     time_ms: int
+    fresh: bool = True
 
 
 class TrustedState(Struct, frozen=True):
@@ -137,24 +145,68 @@ class LightClient:
         WrongStateKey, WrongChain, WrongEra, BadCertificate, BadSignature, BadProof, ConflictingCertificates,
         ProofFromFuture, Rollback or StaleProof.
         """
-        proven = codec.decode(data, ProvenValue, limit=PROVEN_BYTES)
-        if proven.key != key:
-            raise WrongStateKey(asked=key.hex()[:80], answered=proven.key.hex()[:80])
-        weights = self.committee_for(proven.certificate, now_ms)
-        value, height, time_ms = proven.verify(self.chain_id, weights)
-        self.check_place(proven.certificate)
-        if time_ms > now_ms + CLOCK_SKEW_SECONDS * 1_000:
-            raise ProofFromFuture(time_ms=time_ms, now_ms=now_ms)
-        age_ms = now_ms - time_ms
-        # An older one would end a newcomer's trust at once, and nothing follows from it.
-        if age_ms <= self.period_ms:
-            self._keep(proven.certificate, time_ms)
+        proven, value, time_ms = self._verified(data, key, now_ms, past=False)
+        height, age_ms = proven.certificate.statement.height, now_ms - time_ms
         if self.newest_time_ms - time_ms > max_age_s * 1_000:
             raise Rollback(height=height, newest=self.height, behind_ms=self.newest_time_ms - time_ms)
         allowed_ms = min(max_age_s * 1_000, self.period_ms)
         if age_ms > allowed_ms:
             raise StaleProof(height=height, age_ms=age_ms, allowed_ms=allowed_ms)
         return Proven(value, height, time_ms)
+
+    def accept_past(
+        self, data: bytes, key: bytes, heights: range, now_ms: int, plans: Mapping[int, EraPlan] | None = None
+    ) -> Proven:
+        """What `data`, the canonical bytes of a ProvenValue, proves about `key` at one of `heights`, however long ago.
+
+        Not longer than the trusting period, though: whoever signed then may have its bond back. Of the eras before the
+        newest three the committee is not known here; `plans` are those that the caller has proven by the ledger's
+        newest state, which keeps all. It takes the one of the certificate's era and the one after it.
+
+        Raises as `accept` (not Rollback), WrongHeight, or ForgottenEra if these plans are lacking.
+        """
+        proven, value, time_ms = self._verified(data, key, now_ms, past=True, plans=plans or {})
+        height = proven.certificate.statement.height
+        if height not in heights:
+            raise WrongHeight(lowest=heights.start, highest=heights.stop - 1, answered=height)
+        if now_ms - time_ms > self.period_ms:
+            raise StaleProof(
+                "the height is further back than this client trusts what was signed",
+                height=height,
+                age_ms=now_ms - time_ms,
+                allowed_ms=self.period_ms,
+            )
+        return Proven(value, height, time_ms, fresh=False)
+
+    def _verified(
+        self, data: bytes, key: bytes, now_ms: int, *, past: bool, plans: Mapping[int, EraPlan] = MappingProxyType({})
+    ) -> tuple[ProvenValue, bytes | None, int]:
+        """A proven value, what it proves, and the ledger's time there; its certificate is remembered."""
+        proven = codec.decode(data, ProvenValue, limit=PROVEN_BYTES)
+        if proven.key != key:
+            raise WrongStateKey(asked=key.hex()[:80], answered=proven.key.hex()[:80])
+        certificate = proven.certificate
+        is_checkpoint = certificate.statement.kind == CHECKPOINT
+        if past and not is_checkpoint and certificate.statement.era >= self.era:
+            # It counts once the hand-over that it belongs to has been followed, and so compared with all the rest.
+            raise UnknownEra(era=certificate.statement.era + 1, known=self.era)
+        try:
+            weights = self.committee_for(certificate, now_ms)
+        except ForgottenEra as forgotten:
+            if not {forgotten.era, forgotten.era + 1} <= plans.keys():
+                raise
+            _check_past_place(certificate.statement, plans[forgotten.era], plans[forgotten.era + 1])
+            weights = plans[forgotten.era].committee().weights_by_key
+            value, _, time_ms = proven.verify(self.chain_id, weights, past=past)
+            return proven, value, time_ms
+        value, _, time_ms = proven.verify(self.chain_id, weights, past=past)
+        self.check_place(certificate)
+        if time_ms > now_ms + CLOCK_SKEW_SECONDS * 1_000:
+            raise ProofFromFuture(time_ms=time_ms, now_ms=now_ms)
+        # An older one would end a newcomer's trust at once, and nothing follows from it.
+        if is_checkpoint and now_ms - time_ms <= self.period_ms:
+            self._keep(certificate, time_ms)
+        return proven, value, time_ms
 
     def follow(self, data: bytes, now_ms: int) -> int:
         """Take the canonical bytes of the hand-over into the next era; the newest era known afterwards.
@@ -226,7 +278,7 @@ class LightClient:
             raise UnknownEra(era=statement.era, known=self.era)
         era = self._eras.get(statement.era)
         if era is None:
-            raise WrongEra("a certificate of an era long ago does not count", era=statement.era, newest=self.era)
+            raise ForgottenEra("a certificate of an era long ago does not count", era=statement.era, newest=self.era)
         return era.weights
 
     def check_place(self, certificate: Certificate) -> None:
@@ -241,8 +293,10 @@ class LightClient:
         if after is None or after.handover is None:
             return
         last = after.handover.certificate.statement
+        if statement.kind == HANDOVER and statement != last:
+            self._conflict(ConflictingHandovers(era=statement.era + 1), after.handover, certificate)
         if statement.height > last.height or (
-            statement.height == last.height and statement.digests != last.digests[:2]
+            statement.height == last.height and statement.digests[:2] != last.digests[:2]
         ):
             error = ConflictingCertificates("a checkpoint contradicts a hand-over")
             self._conflict(error, after.handover, certificate)
@@ -317,3 +371,11 @@ class LightClient:
         self._eras[era.number] = era
         while len(self._eras) > ERAS_KEPT:
             del self._eras[min(self._eras)]
+
+
+def _check_past_place(statement: Statement, plan: EraPlan, following: EraPlan) -> None:
+    """Raise WrongEra unless `statement` belongs into the era of `plan`, which `following` came after."""
+    if not plan.first_height <= statement.height < following.first_height:
+        raise WrongEra("a certificate of a height outside its era", era=statement.era, height=statement.height)
+    if statement.kind == HANDOVER and statement.digests[-1:] != (following.digest(),):
+        raise WrongEra("a hand-over to another committee", era=following.era)

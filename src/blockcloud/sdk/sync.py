@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.sdk.client import TIMEOUT_SECONDS, AsyncClient
 from blockcloud.sdk.light_client import Proven
+from blockcloud.sdk.past import NameAt
 from blockcloud.sdk.resolver import ChainResolver
 from blockcloud.sdk.submission import Outcome, Wait
 from blockcloud.service_access.resolution import Resolution
@@ -101,9 +102,29 @@ class Client:
         """As `AsyncClient.name_view`."""
         return self._run(self._client.name_view(name, height))
 
-    def name_history(self, name: str) -> dict[str, Any]:
+    def name_at(self, name: str, height: int, **how: Any) -> NameAt:
+        """As `AsyncClient.name_at`."""
+        return self._run(self._client.name_at(name, height, **how))
+
+    def name_history(self, name: str, **how: Any) -> dict[str, Any]:
         """As `AsyncClient.name_history`."""
-        return self._run(self._client.name_history(name))
+        return self._run(self._client.name_history(name, **how))
+
+    def value_view(self, key: bytes, height: int | None = None) -> tuple[bytes | None, int]:
+        """As `AsyncClient.value_view`."""
+        return self._run(self._client.value_view(key, height))
+
+    def changes(self, height: int, **how: Any) -> dict[str, Any]:
+        """As `AsyncClient.changes`."""
+        return self._run(self._client.changes(height, **how))
+
+    def all_changes(self, height: int) -> list[dict[str, Any]]:
+        """As `AsyncClient.all_changes`, all of them at once."""
+
+        async def gathered() -> list[dict[str, Any]]:
+            return [change async for change in self._client.all_changes(height)]
+
+        return self._run(gathered())
 
     def receipt(self, transaction_id: bytes) -> Receipt | None:
         """As `AsyncClient.receipt`."""

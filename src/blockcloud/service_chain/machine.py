@@ -270,6 +270,19 @@ class ServiceChain:
         """
         return self._state.prove(key, height)
 
+    def proof_heights(self) -> tuple[int, ...]:
+        """The checkpoints at which proofs can be made, ascending. In the thread that executes."""
+        return self._state.checkpoints
+
+    @property
+    def oldest_height(self) -> int:
+        """The height from which on values are known: 0, or that of the snapshot that this state began with."""
+        return self._state.oldest
+
+    def changes_at(self, height: int) -> list[bytes]:
+        """The keys that the commit at `height` changed, ascending. Raises Pruned."""
+        return self._state.changes_at(height)
+
     def root_at(self, height: int) -> bytes:
         """The state root of the checkpoint at `height`. Raises NotACheckpoint."""
         return self._state.root_at(height)
@@ -304,11 +317,16 @@ class ServiceChain:
         """Whether a name binds this service file. A name that expired does until somebody else registers it."""
         return self.get(file_key(service_file_hash)) is not None
 
-    def history(self, name: str, limit: int = HISTORY_ENTRIES) -> list[tuple[int, NameRecord]]:
-        """The last `limit` changes of a name as (height, record from then on), oldest first; none from before the
-        snapshot that this node began with."""
+    def history(
+        self, name: str, limit: int = HISTORY_ENTRIES, before: int | None = None
+    ) -> list[tuple[int, NameRecord]]:
+        """The last `limit` changes of a name, below the height `before` if given, as (height, record from then on),
+        oldest first; none from before the snapshot that this node began with.
+
+        Each record names the height of the change before it, 0 at the first. Raises Pruned.
+        """
         entries: list[tuple[int, NameRecord]] = []
-        record = self.name(name)
+        record = self.name(name, None if before is None else before - 1)
         while record is not None and len(entries) < min(limit, HISTORY_ENTRIES):
             entries.append((record.changed_height, record))
             previous = record.previous_height

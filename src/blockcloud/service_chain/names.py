@@ -237,7 +237,7 @@ def apply_renew_name(state: WorkingState, sender: bytes, operation: RenewName, c
     """Start the lifetime anew, by the rules that hold for the name now. It counts from now, so that nobody can renew
     for centuries."""
     record = _owned(state, sender, operation.name, RenewName, context)
-    terms = terms_now(state, record.name, context)
+    terms = terms_now(state, record.name, context, record.registered_height)
     pay(state, sender, record.name, terms, operation.price_limit)
     expires_height = context.height + terms.lifetime
     renewed = replace(record, expires_height=expires_height, held_until_height=expires_height + terms.grace)

@@ -10,8 +10,8 @@ burned, whoever asks. What is ready stays ready, and a rule never changes.
 
 These rules are for direct children only. A deeper name belongs to whoever holds the nearest registered name above it,
 as everywhere, and lives by the chain's own rules; where nobody holds one, it cannot be had. A label is a name or a
-namespace, never both at a time. Names that are there when a namespace is opened above them keep what they have, and
-come under its rules with their next renewal.
+namespace, never both at a time. Names that are there when a namespace is opened above them live on by the chain's own
+rules, or who opens it could make others pay dear for what they have.
 
 Like a name's, a namespace's status is not stored: it follows from the record and the height. The steps are Blockstack's
 (`reference/sources.md` 6.2); unlike there nothing is ever paid to who opened it.
@@ -124,10 +124,16 @@ def opening_price(label: str, naming: NamingParameters) -> int:
     return naming.namespace_price * factor
 
 
-def terms_of(name: str, namespace: NamespaceRecord | None, height: int, naming: NamingParameters) -> Terms:
-    """By which rules `name` is registered or renewed at `height`; `namespace` is the record of its parent, if any."""
+def terms_of(
+    name: str, namespace: NamespaceRecord | None, height: int, naming: NamingParameters, since: int | None = None
+) -> Terms:
+    """By which rules `name` is registered at `height`, or renewed if it was registered at `since`; `namespace` is the
+    record of its parent, if any."""
+    own = Terms(0, naming.lifetime, naming.grace, "")
     if namespace is None or namespace_status(namespace, height) not in OPEN:
-        return Terms(0, naming.lifetime, naming.grace, "")
+        return own
+    if since is not None and since < namespace.revealed_height:
+        return own
     price = price_of_label(namespace.rule, name.partition(".")[0])
     return Terms(price, namespace.lifetime, namespace.grace, namespace.label)
 
@@ -137,9 +143,9 @@ def namespace_of(state: WorkingState, label: str) -> NamespaceRecord | None:
     return None if not label or "." in label else state.get(namespace_key(label), NamespaceRecord)
 
 
-def terms_now(state: WorkingState, name: str, context: Context) -> Terms:
-    """By which rules `name` is registered or renewed now."""
-    return terms_of(name, namespace_of(state, parent_of(name)), context.height, context.naming)
+def terms_now(state: WorkingState, name: str, context: Context, since: int | None = None) -> Terms:
+    """By which rules `name` is registered now, or renewed if it was registered at `since`."""
+    return terms_of(name, namespace_of(state, parent_of(name)), context.height, context.naming, since)
 
 
 def pay(state: WorkingState, sender: bytes, name: str, terms: Terms, limit: int) -> None:

@@ -9,7 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from blockcloud.service_chain.state.errors import HeightOrder, InvalidChange, NotACheckpoint, Pruned, StateCorrupt
+from blockcloud.service_chain.state.errors import (
+    FutureHeight,
+    HeightOrder,
+    InvalidChange,
+    NotACheckpoint,
+    Pruned,
+    StateCorrupt,
+)
 from blockcloud.service_chain.state.proof import verify
 from blockcloud.service_chain.state.tables import STATE_TABLES
 
@@ -18,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "STATE_TABLES",
+    "FutureHeight",
     "HeightOrder",
     "InvalidChange",
     "NotACheckpoint",

@@ -9,7 +9,7 @@ class NotACheckpoint(BlockCloudError):
     """There is no state root at this height: roots are made at checkpoints only."""
 
     code = "not_a_checkpoint"
-    hint = "Ask for the height of a checkpoint; the newest is in the node's status."
+    hint = "Ask for the height of a checkpoint: the nearest are named, the newest is in the node's status."
 
 
 class Pruned(BlockCloudError):
@@ -17,6 +17,13 @@ class Pruned(BlockCloudError):
 
     code = "pruned"
     hint = "Ask for a proof at one of the newest checkpoints."
+
+
+class FutureHeight(BlockCloudError):
+    """The ledger has not reached this height yet, as far as this node knows."""
+
+    code = "future_height"
+    hint = "Wait until it has, or ask another node; how far this one is, is in its status."
 
 
 class InvalidChange(BlockCloudError):

@@ -136,6 +136,11 @@ class VersionedState:
         return next(reversed(self._roots), -1)
 
     @property
+    def checkpoints(self) -> tuple[int, ...]:
+        """The checkpoints at which proofs can be made, ascending."""
+        return tuple(self._roots)
+
+    @property
     def keys_at_checkpoint(self) -> int:
         """How many keys the state had at the newest checkpoint."""
         return self._tree.count

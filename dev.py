@@ -39,7 +39,7 @@ RUNTIME_LOCK = ROOT / "requirements.lock"
 DEV_LOCK = ROOT / "requirements-dev.lock"
 OLDEST_PYTHON = (3, 11)
 LONG_TEST_TIMEOUT_S = 300
-COMPUTING_TESTS = ("tests/transaction_chain", "tests/simulation")
+COMPUTING_TESTS = ("tests/transaction_chain", "tests/service_chain", "tests/simulation")
 TEST_PROCESSES = "2"
 
 

@@ -8,9 +8,13 @@ from __future__ import annotations
 import random
 import sys
 from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from blockcloud.primitives import codec
+from blockcloud.primitives.keys import SigningKey
+from blockcloud.service_chain.contracts.limits import TRANSACTION_FUEL
 from blockcloud.service_chain.contracts.runtime import contract_address
+from blockcloud.service_chain.fees import fuel_of
 from blockcloud.service_chain.operations import (
     DELEGABLE_TAGS,
     AddInstance,
@@ -67,7 +71,11 @@ HASHES = [b"", bytes([1]) * 32, bytes([2]) * 32]
 
 
 class RandomHistory:
-    """Draws the next commits of `ledger` from `source`."""
+    """Draws the next commits of `ledger` from `source`: transactions of `people`, whose keys are in `keys`."""
+
+    people: Sequence[SigningKey] = PEOPLE
+    keys: Mapping[bytes, SigningKey] = BY_KEY
+    care = 1  # how much more often transactions are made well
 
     def __init__(self, ledger: Ledger, source: random.Random) -> None:
         self.ledger, self.source = ledger, source
@@ -87,32 +95,39 @@ class RandomHistory:
 
     def transaction(self) -> bytes:
         choose = self.source.choice
-        if self.sent and self.source.random() < 0.1:
+        if self.sent and self.source.random() < 0.1 / self.care:
             return choose(self.sent)
-        user = choose(PEOPLE)
+        user = choose(self.people)
         account = self.ledger.chain.account(user.public)
         assert account is not None
         lane = choose([0, 0, 0, account.highest_lane])
         record = self.ledger.chain.get(lane_key(user.public, lane)) if lane else None
         opened = codec.decode(record, Lane, limit=1_000) if record else None
         sequence = opened.sequence if opened else account.sequence
-        sequence += self.under_way[user.public, lane] + choose([0] * 20 + [1, -1])
+        sequence += self.under_way[user.public, lane] + choose([0] * 20 * self.care + [1, -1])
         self.under_way[user.public, lane] += 1
-        signer = BY_KEY[opened.key] if opened else user
+        signer = self.keys[opened.key] if opened else user
         return self.ledger.sign(
             user,
-            *(self.operation(user.public) for _ in range(choose([1, 1, 1, 2, 3]))),
+            *self.operations(user.public, choose([1, 1, 1, 2, 3])),
             lane=lane,
             sequence=max(0, sequence),
-            signers=(signer,) if self.source.random() < 0.95 else (choose(PEOPLE),),
-            valid_until=self.ledger.height + choose([0, *[50] * 25]),
-            fee_limit=choose([10, *[RICH] * 25]),
+            signers=(signer,) if self.source.random() >= 0.05 / self.care else (choose(self.people),),
+            valid_until=self.ledger.height + choose([0, *[50] * 25 * self.care]),
+            fee_limit=choose([10, *[RICH] * 25 * self.care]),
         )
+
+    def operations(self, sender: bytes, count: int) -> list[Operation]:
+        """So many of one transaction, or fewer if they would have more fuel than a transaction may have."""
+        drawn = [self.operation(sender) for _ in range(count)]
+        while fuel_of(drawn) > TRANSACTION_FUEL:
+            drawn.pop()
+        return drawn
 
     def operation(self, sender: bytes) -> Operation:
         """Mostly something that may well be allowed now, sometimes anything."""
         choose, chain = self.source.choice, self.ledger.chain
-        name, other, key = choose(NAMES), choose([*PEOPLE, *USERS[5:]]).public, choose(USERS).public
+        name, other, key = self.name_for(sender), choose([*self.people, *USERS[5:]]).public, choose(USERS).public
         commitment = name_commitment(name, SALT, sender)
         transfer = Transfer(choose([other, other, self.source.randbytes(32)]), choose(AMOUNTS))
         lanes: list[Operation] = [
@@ -142,10 +157,14 @@ class RandomHistory:
             return self.of_contracts(sender)
         if kind < 9 and record is not None and record.is_active(chain.height):
             return choose(changes) if record.owner == sender else transfer
-        if kind < 9 and record is None:
+        if kind < 9:
             preordered = chain.get(preorder_key(commitment, sender)) is not None
             return register if preordered and choose([True, False]) else Preorder(commitment)
         return choose([Preorder(commitment), register, *changes])
+
+    def name_for(self, sender: bytes) -> str:
+        """The name that the next operation is about, if it is about one."""
+        return self.source.choice(NAMES)
 
     def of_contracts(self, sender: bytes) -> Operation:
         """A deployment, or a call that stores, deletes, pays, calls on, tells, or goes wrong."""
@@ -156,7 +175,7 @@ class RandomHistory:
             salt = self.source.randbytes(1)
             self.contracts.append(contract_address(sender, CONTRACT, salt))
             return Deploy(CONTRACT, salt, b"", value, limit, choose([2_500_000, 5_000_000]))
-        arguments = choose([*PEOPLE, *USERS[5:]]).public + self.source.randbytes(1)
+        arguments = choose([*self.people, *USERS[5:]]).public + self.source.randbytes(1)
         method, other = choose(["store", "drop", "pay", "on", "on", "loop", "none"]), choose(self.contracts)
         arguments = other if method == "on" else arguments
         return CallContract(choose(self.contracts), method, arguments, value, limit, fuel)

@@ -7,8 +7,9 @@ runs. What is drawn looks at the state, so that much of it is allowed; some of i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
+from types import MappingProxyType
 from typing import Final
 
 from msgspec.structs import replace
@@ -92,7 +93,7 @@ class EraHistory(RandomHistory):
     """As RandomHistory, with eras, in larger commits, and more often well-made."""
 
     people = (*PEOPLE, *NODES)
-    keys = {**BY_KEY, **{node.public: node for node in NODES}}
+    keys: Mapping[bytes, SigningKey] = MappingProxyType({**BY_KEY, **{node.public: node for node in NODES}})
     care = 8
 
     def __init__(self, ledger: HistoryLedger, source: Random) -> None:

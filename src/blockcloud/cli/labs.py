@@ -111,12 +111,15 @@ def bench_ledger(
 def bench_state(
     keys: Annotated[int, typer.Option(help="Keys in the state.")] = 1_000_000,
     batch: Annotated[int, typer.Option(help="Updates in a batch.")] = 500,
+    names: Annotated[
+        int, typer.Option(help="Names in a second state, whose proofs are measured; 0: none.")
+    ] = 1_000_000,
 ) -> None:
-    """Processor time of an update of the authenticated state: the tree alone, and everything written."""
+    """Processor time of an update of the state, the tree alone and everything written; then proofs of names."""
     from blockcloud.bench.state import run
     from blockcloud.node.storage import RocksStore
 
-    show(run(keys=keys, batch=batch, store_factory=RocksStore), as_json=options.as_json)
+    show(run(keys=keys, batch=batch, names=names, store_factory=RocksStore), as_json=options.as_json)
 
 
 @bench.command("sal")

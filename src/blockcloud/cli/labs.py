@@ -158,6 +158,19 @@ def bench_catchup(
     show(report, as_json=options.as_json)
 
 
+@bench.command("replay")
+def bench_replay(
+    transfers: Annotated[int, typer.Option(min=1, help="Transfers in the past that is replayed.")] = 40_000,
+    per_level: Annotated[int, typer.Option(min=1, help="Transfers in the blocks of one level.")] = 100,
+    accounts: Annotated[int, typer.Option(min=1, help="Accounts that pay each other.")] = 20_000,
+    runs: Annotated[int, typer.Option(min=1, help="Runs of each kind; the median counts.")] = 3,
+) -> None:
+    """Transfers a second from the genesis, with all signatures and below a certificate; the cost of executing one."""
+    from blockcloud.bench.replay import run
+
+    show(run(transfers=transfers, per_level=per_level, accounts=accounts, runs=runs), as_json=options.as_json)
+
+
 @bench.command("memory")
 def bench_memory(
     keys: Annotated[int, typer.Option(help="Accounts in the state.")] = 1_000_000,

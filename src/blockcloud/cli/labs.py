@@ -194,6 +194,18 @@ def bench_contracts(
     show(run(calls=calls), as_json=options.as_json)
 
 
+@bench.command("weights")
+def bench_weights(
+    members: Annotated[int, typer.Option(min=4, max=100, help="Members, and transactions in a measured commit.")] = 64,
+    accounts: Annotated[int, typer.Option(min=1, help="Further accounts in the state.")] = 20_000,
+    runs: Annotated[int, typer.Option(min=1, help="Runs of everything; the median counts.")] = 3,
+) -> None:
+    """What each kind of operation costs a node for a unit of the weight it pays for, beside a transfer."""
+    from blockcloud.bench.weights import run
+
+    show(run(members=members, accounts=accounts, runs=runs), as_json=options.as_json)
+
+
 @bench.command("policy")
 def bench_policy(
     decisions: Annotated[int, typer.Option(help="Decisions of each kind.")] = 5_000,

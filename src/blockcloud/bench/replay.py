@@ -15,6 +15,7 @@ Each ends with the root that the past has, or it counts for nothing.
 from __future__ import annotations
 
 import asyncio
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ from blockcloud.bench.places import Places, make_places, parameters_of
 from blockcloud.node.applying import Applied, Applier, SharedChain
 from blockcloud.node.ledger_tables import LedgerTables
 from blockcloud.node.storage import RocksStore
-from blockcloud.node.verification import Verification
+from blockcloud.node.verification import Verification, tune_interpreter
 from blockcloud.primitives.errors import PeerFault
 from blockcloud.primitives.limits import COMMIT_RANGE
 from blockcloud.primitives.storage import Batch
@@ -63,11 +64,14 @@ def run(*, transfers: int = 40_000, per_level: int = 100, accounts: int = 20_000
     with tempfile.TemporaryDirectory(prefix="blockcloud-bench-") as name:
         folder = Path(name)
         past = _make_past(folder, transfers, per_level, accounts)
+        switch_interval_s = sys.getswitchinterval()
+        tune_interpreter()
         try:
             signed = [_replayed(past, folder / f"signed{number}", vouched=False) for number in range(runs)]
             vouched = [_replayed(past, folder / f"vouched{number}", vouched=True) for number in range(runs)]
             costs = [_cost(past, folder / f"cost{number}") for number in range(runs)]
         finally:
+            sys.setswitchinterval(switch_interval_s)
             past.store.close()
     verification = verify_seconds() * 1e6
     cost_us = median(cost.executed_us for cost in costs)

@@ -11,6 +11,7 @@ from blockcloud.primitives.amounts import GENESIS_SUPPLY_MICRO_BLOC
 from blockcloud.primitives.certificates import CHECKPOINT, DOMAIN, SignedStatement, Statement
 from blockcloud.primitives.hash_onion import HashOnion
 from blockcloud.primitives.keys import SigningKey
+from blockcloud.primitives.storage import Store
 from blockcloud.service_chain.genesis import Genesis, GenesisValidator, StakingParameters
 from blockcloud.service_chain.operations import (
     Bond,
@@ -75,8 +76,8 @@ def era_genesis(staking: StakingParameters = STAKING, members: int = MEMBERS, on
 class EraLedger(Ledger):
     """Commits of which the test says who wrote blocks, who led, and when it was."""
 
-    def __init__(self, genesis: Genesis | None = None) -> None:
-        super().__init__(genesis or era_genesis())
+    def __init__(self, genesis: Genesis | None = None, store: Store | None = None) -> None:
+        super().__init__(genesis or era_genesis(), store)
         self.plans = [self.chain.plan]
 
     @property

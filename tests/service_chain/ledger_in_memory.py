@@ -7,7 +7,7 @@ from typing import Any
 from blockcloud.primitives import codec
 from blockcloud.primitives.amounts import GENESIS_SUPPLY_MICRO_BLOC
 from blockcloud.primitives.keys import SigningKey
-from blockcloud.primitives.storage import Batch, MemoryStore
+from blockcloud.primitives.storage import Batch, MemoryStore, Store
 from blockcloud.service_chain.genesis import FeeParameters, Genesis, GenesisValidator, NamingParameters
 from blockcloud.service_chain.machine import ServiceChain
 from blockcloud.service_chain.operations import Operation, Preorder, Register, name_commitment
@@ -70,9 +70,9 @@ def small_genesis(naming: NamingParameters = NAMING, fees: FeeParameters | None 
 class Ledger:
     """A ServiceChain that is fed commits."""
 
-    def __init__(self, genesis: Genesis | None = None) -> None:
+    def __init__(self, genesis: Genesis | None = None, store: Store | None = None) -> None:
         self.genesis = genesis or small_genesis()
-        self.store = MemoryStore()
+        self.store = store or MemoryStore()
         self.chain = ServiceChain(self.genesis, self.store)
         self.record = genesis_record(0, self.chain.chain_id, self.genesis.time_ms)
         self.results: list[Result] = []

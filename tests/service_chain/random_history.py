@@ -8,9 +8,13 @@ from __future__ import annotations
 import random
 import sys
 from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from blockcloud.primitives import codec
+from blockcloud.primitives.keys import SigningKey
+from blockcloud.service_chain.contracts.limits import TRANSACTION_FUEL
 from blockcloud.service_chain.contracts.runtime import contract_address
+from blockcloud.service_chain.fees import fuel_of
 from blockcloud.service_chain.name_price import PriceRule
 from blockcloud.service_chain.operations import (
     DELEGABLE_TAGS,
@@ -75,7 +79,12 @@ HASHES = [b"", bytes([1]) * 32, bytes([2]) * 32]
 
 
 class RandomHistory:
-    """Draws the next commits of `ledger` from `source`."""
+    """Draws the next commits of `ledger` from `source`: transactions of `people`, whose keys are in `keys`."""
+
+    people: Sequence[SigningKey] = PEOPLE
+    keys: Mapping[bytes, SigningKey] = BY_KEY
+    labels: Sequence[str] = (LABEL,)  # of namespaces
+    care = 1  # how much more often transactions are made well
 
     def __init__(self, ledger: Ledger, source: random.Random) -> None:
         self.ledger, self.source = ledger, source
@@ -95,29 +104,30 @@ class RandomHistory:
 
     def transaction(self) -> bytes:
         choose = self.source.choice
-        if self.sent and self.source.random() < 0.1:
+        if self.sent and self.source.random() < 0.1 / self.care:
             return choose(self.sent)
-        user = choose(PEOPLE)
+        user = choose(self.people)
         account = self.ledger.chain.account(user.public)
         assert account is not None
         lane = choose([0, 0, 0, account.highest_lane])
         record = self.ledger.chain.get(lane_key(user.public, lane)) if lane else None
         opened = codec.decode(record, Lane, limit=1_000) if record else None
         sequence = opened.sequence if opened else account.sequence
-        sequence += self.under_way[user.public, lane] + choose([0] * 20 + [1, -1])
+        sequence += self.under_way[user.public, lane] + choose([0] * 20 * self.care + [1, -1])
         self.under_way[user.public, lane] += 1
-        operations = [self.operation(user.public) for _ in range(choose([1, 1, 1, 2, 3]))]
+        operations = self.operations(user.public, choose([1, 1, 1, 2, 3]))
         joining = [key for each in operations if isinstance(each, SetKeys) for key in each.keys]
         able = [opened.key] if opened else self.signing(user.public, joining)
-        able = able if self.source.random() < 0.95 else [choose(PEOPLE).public]
+        if self.source.random() < 0.05 / self.care:  # a stranger, or one too few
+            able = able[1:] or [choose(self.people).public]
         return self.ledger.sign(
             user,
             *operations,
             lane=lane,
             sequence=max(0, sequence),
-            signers=[BY_KEY[key] for key in dict.fromkeys([*able, *joining])],
-            valid_until=self.ledger.height + choose([0, *[50] * 25]),
-            fee_limit=choose([10, *[RICH] * 25]),
+            signers=[self.keys[key] for key in dict.fromkeys([*able, *joining])],
+            valid_until=self.ledger.height + choose([0, *[50] * 25 * self.care]),
+            fee_limit=choose([10, *[RICH] * 25 * self.care]),
         )
 
     def signing(self, account: bytes, joining: list[bytes]) -> list[bytes]:
@@ -127,32 +137,47 @@ class RandomHistory:
             return [account]
         return sorted(record.keys, key=lambda key: key not in joining)[: record.threshold]
 
+    def operations(self, sender: bytes, count: int) -> list[Operation]:
+        """So many of one transaction, or fewer if they would have more fuel than a transaction may have."""
+        drawn = [self.operation(sender) for _ in range(count)]
+        while fuel_of(drawn) > TRANSACTION_FUEL:
+            drawn.pop()
+        return drawn
+
     def operation(self, sender: bytes) -> Operation:
         """Mostly something that may well be allowed now, sometimes anything."""
         choose, chain = self.source.choice, self.ledger.chain
-        name, other, key = choose(NAMES), choose([*PEOPLE, *USERS[5:]]).public, choose(USERS).public
+        name, other, key = self.name_for(sender), choose([*self.people, *USERS[5:]]).public, choose(USERS).public
         commitment = name_commitment(name, SALT, sender)
         transfer = Transfer(choose([other, other, self.source.randbytes(32)]), choose(AMOUNTS))
+        account = chain.account(sender)
+        next_lane = 1 if account is None else account.highest_lane + 1
         lanes: list[Operation] = [
-            OpenLane(choose(LANES), choose([sender, key]), choose(ALLOWED), choose(AMOUNTS), choose([0, 10, 90])),
-            CloseLane(choose(LANES)),
+            OpenLane(
+                choose([*LANES, next_lane]),
+                choose([sender, key]),
+                choose(ALLOWED),
+                choose(AMOUNTS),
+                choose([0, 10, 90]),
+            ),
+            CloseLane(choose([*LANES, max(1, next_lane - 1)])),
         ]
-        keys = tuple(sorted({sender, key, other} if other in BY_KEY else {key}))
-        keys = choose([keys, keys[:1], (sender,)])
-        set_keys = SetKeys(choose([1, len(keys)]), keys, choose([True, False]))
-        limit = choose([0, RICH, RICH])
+        keys = tuple(sorted({sender, key, other} if other in self.keys else {key}))
+        keys = choose([keys, keys, keys[:1], (sender,)])
+        set_keys = SetKeys(choose([1, len(keys), len(keys)]), keys, choose([True, False]))
+        limit, member = choose([0, RICH, RICH]), choose(self.people[:2]).public
         register = Register(name, SALT, choose(HASHES), choose([(), (key,)]), limit)
         changes: list[Operation] = [
             UpdateName(name, choose(HASHES)),
-            AddInstance(name, key),
-            RemoveInstance(name, key),
+            AddInstance(name, member),
+            RemoveInstance(name, member),
             TransferName(name, other),
             RenewName(name, limit),
             Delegate(name, (Delegation(choose(["thermo", "kitchen", "a"]), other, choose(HASHES), ()),)),
             RevokeName(name),
             SetPolicy(name, choose(POLICIES)),
-            GrantRole(name, other),
-            RevokeRole(name, other),
+            GrantRole(name, member),
+            RevokeRole(name, member),
             RevokeGrant(name, choose(HASHES), choose([0, 2**40])),
         ]
         endpoint = AnnounceEndpoint("http://127.0.0.1:9")
@@ -160,14 +185,14 @@ class RandomHistory:
         if kind < 3:
             return transfer
         if kind == 3:
-            return choose([*lanes, *lanes, endpoint, set_keys])
+            return choose([*lanes, *lanes, endpoint, set_keys, set_keys])
         if kind == 10:
             return self.of_contracts(sender)
         if kind >= 11:
             return self.of_namespaces(sender, other)
         if kind < 9 and record is not None and record.is_active(chain.height):
             return choose(changes) if record.owner == sender else transfer
-        if kind < 9 and record is None:
+        if kind < 9:
             preordered = chain.get(preorder_key(commitment, sender)) is not None
             return register if preordered and choose([True, False]) else Preorder(commitment)
         return choose([Preorder(commitment), register, *changes])
@@ -175,20 +200,25 @@ class RandomHistory:
     def of_namespaces(self, sender: bytes, other: bytes) -> Operation:
         """A step on the way of a namespace, mostly the next one."""
         choose, chain = self.source.choice, self.ledger.chain
-        commitment = namespace_commitment(LABEL, SALT, sender)
+        label = choose(self.labels)
+        commitment = namespace_commitment(label, SALT, sender)
         rule = PriceRule(choose([0, 40, 1_000]), 2, (3, *(0,) * 15), 1, 1)
         steps = [
             Preorder(commitment),
-            RevealNamespace(LABEL, SALT, rule, choose([5, 30]), 3),
-            Delegate(LABEL, (Delegation("a", other, choose(HASHES), ()), Delegation("x", sender, b"", ()))),
-            ReadyNamespace(LABEL),
+            RevealNamespace(label, SALT, rule, choose([5, 30]), 3),
+            Delegate(label, (Delegation("a", other, choose(HASHES), ()), Delegation("x", sender, b"", ()))),
+            ReadyNamespace(label),
         ]
         if self.source.random() < 0.2:
             return choose(steps)
-        record = chain.namespace(LABEL)
+        record = chain.namespace(label)
         if record is None:
             return steps[1 if chain.get(preorder_key(commitment, sender)) is not None else 0]
-        return steps[3 if chain.name(f"a.{LABEL}") is not None else 2]
+        return steps[3 if chain.name(f"a.{label}") is not None else 2]
+
+    def name_for(self, sender: bytes) -> str:
+        """The name that the next operation is about, if it is about one."""
+        return self.source.choice(NAMES)
 
     def of_contracts(self, sender: bytes) -> Operation:
         """A deployment, or a call that stores, deletes, pays, calls on, tells, or goes wrong."""
@@ -199,7 +229,7 @@ class RandomHistory:
             salt = self.source.randbytes(1)
             self.contracts.append(contract_address(sender, CONTRACT, salt))
             return Deploy(CONTRACT, salt, b"", value, limit, choose([2_500_000, 5_000_000]))
-        arguments = choose([*PEOPLE, *USERS[5:]]).public + self.source.randbytes(1)
+        arguments = choose([*self.people, *USERS[5:]]).public + self.source.randbytes(1)
         method, other = choose(["store", "drop", "pay", "on", "on", "loop", "none"]), choose(self.contracts)
         arguments = other if method == "on" else arguments
         return CallContract(choose(self.contracts), method, arguments, value, limit, fuel)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.service_chain.determinism_mutants import DETERMINISM
 from tests.transaction_chain.ledger_mutants import LEDGER
 from tests.transaction_chain.mutants import (
     AGREEMENT,
@@ -30,7 +31,7 @@ from tests.transaction_chain.mutants import (
     Mutant,
 )
 
-MUTANTS = [*CONSENSUS, *LEDGER]
+MUTANTS = [*CONSENSUS, *LEDGER, *DETERMINISM]
 
 QUICK = ("weak certificate: f + 1 votes", "f + 1 blames skip", "two parents of one author are accepted")
 

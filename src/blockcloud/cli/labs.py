@@ -111,12 +111,15 @@ def bench_ledger(
 def bench_state(
     keys: Annotated[int, typer.Option(help="Keys in the state.")] = 1_000_000,
     batch: Annotated[int, typer.Option(help="Updates in a batch.")] = 500,
+    names: Annotated[
+        int, typer.Option(help="Names in a second state, whose proofs are measured; 0: none.")
+    ] = 1_000_000,
 ) -> None:
-    """Processor time of an update of the authenticated state: the tree alone, and everything written."""
+    """Processor time of an update of the state, the tree alone and everything written; then proofs of names."""
     from blockcloud.bench.state import run
     from blockcloud.node.storage import RocksStore
 
-    show(run(keys=keys, batch=batch, store_factory=RocksStore), as_json=options.as_json)
+    show(run(keys=keys, batch=batch, names=names, store_factory=RocksStore), as_json=options.as_json)
 
 
 @bench.command("sal")
@@ -155,6 +158,19 @@ def bench_catchup(
     show(report, as_json=options.as_json)
 
 
+@bench.command("replay")
+def bench_replay(
+    transfers: Annotated[int, typer.Option(min=1, help="Transfers in the past that is replayed.")] = 40_000,
+    per_level: Annotated[int, typer.Option(min=1, help="Transfers in the blocks of one level.")] = 100,
+    accounts: Annotated[int, typer.Option(min=1, help="Accounts that pay each other.")] = 20_000,
+    runs: Annotated[int, typer.Option(min=1, help="Runs of each kind; the median counts.")] = 3,
+) -> None:
+    """Transfers a second from the genesis, with all signatures and below a certificate; the cost of executing one."""
+    from blockcloud.bench.replay import run
+
+    show(run(transfers=transfers, per_level=per_level, accounts=accounts, runs=runs), as_json=options.as_json)
+
+
 @bench.command("memory")
 def bench_memory(
     keys: Annotated[int, typer.Option(help="Accounts in the state.")] = 1_000_000,
@@ -176,6 +192,18 @@ def bench_contracts(
     from blockcloud.bench.contracts import run
 
     show(run(calls=calls), as_json=options.as_json)
+
+
+@bench.command("weights")
+def bench_weights(
+    members: Annotated[int, typer.Option(min=4, max=100, help="Members, and transactions in a measured commit.")] = 64,
+    accounts: Annotated[int, typer.Option(min=1, help="Further accounts in the state.")] = 20_000,
+    runs: Annotated[int, typer.Option(min=1, help="Runs of everything; the median counts.")] = 3,
+) -> None:
+    """What each kind of operation costs a node for a unit of the weight it pays for, beside a transfer."""
+    from blockcloud.bench.weights import run
+
+    show(run(members=members, accounts=accounts, runs=runs), as_json=options.as_json)
 
 
 @bench.command("policy")

@@ -191,8 +191,8 @@ LEDGER = [
     Mutant(
         "silent challengers lose nothing",
         RESOURCES,
-        "    if settlement.forfeits:\n",
-        "    if not settlement.forfeits:\n",
+        "    if settlement.forfeits and ",
+        "    if not settlement.forfeits and ",
         ROUNDS,
     ),
     Mutant(

@@ -11,9 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from blockcloud.cli.context import command_group, home_folder, load_genesis, open_client, options, proof_view
+from blockcloud.cli.context import (
+    command_group,
+    home_folder,
+    load_genesis,
+    open_client,
+    options,
+    proof_view,
+    public_key,
+)
 from blockcloud.cli.output import say, show
-from blockcloud.primitives.addresses import parse_address
 from blockcloud.primitives.errors import BadConfiguration, PeerFault
 from blockcloud.primitives.names import parse_name
 
@@ -38,25 +45,25 @@ Trusted = Annotated[
 @app.command()
 def get(
     key: Annotated[str, typer.Argument(help="State key in hexadecimal.")] = "",
-    account: Annotated[str, typer.Option("--account", help="Instead of a key: the account of this address.")] = "",
     name: Annotated[str, typer.Option("--name", help="Instead of a key: this name.")] = "",
     height: Height = None,
     prove: Annotated[bool, typer.Option("--prove", help="Accept only what a quorum vouches for.")] = False,
 ) -> None:
-    """What stands under a key of the state, now or at a height; with --prove at a checkpoint, verified here."""
-    wanted = _key(key, account, name)
+    """What stands under a key of the state, under a name, or in the account of --account, now or at a height; with
+    --prove at a checkpoint, verified here."""
+    wanted = _key(key, name, options.account)
     show(asyncio.run(_get(wanted, height, prove)), as_json=options.as_json)
 
 
-def _key(key: str, account: str, name: str) -> bytes:
+def _key(key: str, name: str, account: str) -> bytes:
     from blockcloud.service_chain.state_keys import account_key, name_key
 
-    if sum(map(bool, (key, account, name))) != 1:
-        raise typer.BadParameter("say which: KEY, --account ADDRESS or --name NAME")
-    if account:
-        return account_key(parse_address(account))
+    if bool(key) == bool(name) and (key or not account):
+        raise typer.BadParameter("say which: KEY, --name NAME or --account ADDRESS")
     if name:
         return name_key(parse_name(name))
+    if not key:
+        return account_key(public_key(account))
     try:
         return bytes.fromhex(key)
     except ValueError:

@@ -8,8 +8,8 @@ from typing import Final
 
 from blockcloud.primitives import codec
 from blockcloud.primitives.limits import HTTP_BODY_BYTES
-from blockcloud.sdk.client import POLL_SECONDS, AsyncClient
 from blockcloud.sdk.errors import Refused
+from blockcloud.sdk.reading import POLL_SECONDS, AsyncReader
 from blockcloud.sdk.transport import MSGPACK
 from blockcloud.service_chain.inclusion import ProvenTransaction
 from blockcloud.service_chain.state import NotACheckpoint
@@ -26,7 +26,7 @@ class Inclusion:
     commit_digest: bytes
 
 
-async def prove_inclusion(client: AsyncClient, transaction_id: bytes, *, timeout_s: float = PROOF_SECONDS) -> Inclusion:
+async def prove_inclusion(client: AsyncReader, transaction_id: bytes, *, timeout_s: float = PROOF_SECONDS) -> Inclusion:
     """The verified place of a committed transaction; waits for the next checkpoint's certificate if need be.
 
     Raises NotFound, Refused (`not_a_checkpoint`: not certified in time, or `pruned`), or why no node's proof holds.

@@ -17,7 +17,8 @@ from blockcloud.primitives.errors import Malformed
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.primitives.limits import DELEGATIONS
 from blockcloud.primitives.names import parent_of, parse_name
-from blockcloud.sdk.client import SALT_BYTES, TIMEOUT_SECONDS, AsyncClient
+from blockcloud.sdk.client import SALT_BYTES, AsyncClient
+from blockcloud.sdk.reading import TIMEOUT_SECONDS
 from blockcloud.service_chain.name_price import PRICED_LENGTHS, PriceRule
 from blockcloud.service_chain.namespaces import Terms, terms_of
 from blockcloud.service_chain.operations import (

@@ -29,8 +29,8 @@ from blockcloud.service_chain.state_keys import era_key, name_key
 from blockcloud.transaction_chain.era import EraPlan
 
 if TYPE_CHECKING:
-    from blockcloud.sdk.client import AsyncClient
     from blockcloud.sdk.light_client import Proven
+    from blockcloud.sdk.reading import AsyncReader
 
 HIGHEST: Final = 2**53
 PLANS_KEPT: Final = 64  # of eras long past, by a client
@@ -52,7 +52,7 @@ class NameAt:
     unproven: str = ""
 
 
-async def proven_past(client: AsyncClient, key: bytes, place: str, height: int, timeout_s: float) -> Proven:
+async def proven_past(client: AsyncReader, key: bytes, place: str, height: int, timeout_s: float) -> Proven:
     """The proven value of a state key: where `place` is "height", at exactly that; "from": at the first provable height
     from it on; "until": at the last one up to it.
 
@@ -79,7 +79,7 @@ async def proven_past(client: AsyncClient, key: bytes, place: str, height: int, 
     return await client.transport.first(attempt, timeout_s=timeout_s)
 
 
-async def _learn_plans(client: AsyncClient, eras: tuple[int, ...], timeout_s: float) -> None:
+async def _learn_plans(client: AsyncReader, eras: tuple[int, ...], timeout_s: float) -> None:
     """Prove the plans of eras long past: the state keeps them, and a quorum of today vouches for it."""
     for era in eras:
         if era not in client.past_plans:
@@ -91,7 +91,7 @@ async def _learn_plans(client: AsyncClient, eras: tuple[int, ...], timeout_s: fl
                 del client.past_plans[min(client.past_plans.keys() - set(eras))]
 
 
-async def value_view(client: AsyncClient, key: bytes, height: int | None = None) -> tuple[bytes | None, int]:
+async def value_view(client: AsyncReader, key: bytes, height: int | None = None) -> tuple[bytes | None, int]:
     """(value, height) of a state key as one node has it, now or after the commit at `height`."""
     params = None if height is None else {"height": str(height)}
     found = await client.transport.json(f"/v1/state/{key.hex()}", params)
@@ -106,7 +106,7 @@ async def value_view(client: AsyncClient, key: bytes, height: int | None = None)
         raise BadAnswer("a value that is not hexadecimal") from None
 
 
-async def name_at(client: AsyncClient, name: str, height: int, *, timeout_s: float) -> NameAt:
+async def name_at(client: AsyncReader, name: str, height: int, *, timeout_s: float) -> NameAt:
     """What a name was after the commit at `height`, proven where that can be. Raises Refused (`future_height`, or
     `pruned` if not even its value is known), or what a wrong proof raises."""
     key = name_key(parse_name(name))
@@ -129,7 +129,7 @@ async def name_at(client: AsyncClient, name: str, height: int, *, timeout_s: flo
         raise BadAnswer(f"a name's record that does not decode: {fault.message}", name=name) from None
 
 
-async def _from(client: AsyncClient, key: bytes, height: int, timeout_s: float) -> Proven:
+async def _from(client: AsyncReader, key: bytes, height: int, timeout_s: float) -> Proven:
     """The proof nearest above `height`; where that is too long ago for this client, the newest."""
     try:
         return await proven_past(client, key, "from", height, timeout_s)
@@ -140,7 +140,7 @@ async def _from(client: AsyncClient, key: bytes, height: int, timeout_s: float) 
         return newest
 
 
-async def _from_link(client: AsyncClient, key: bytes, height: int, after: Proven, timeout_s: float) -> NameAt | None:
+async def _from_link(client: AsyncReader, key: bytes, height: int, after: Proven, timeout_s: float) -> NameAt | None:
     """What the name was at `height`, as it follows from its record `after` it; None if it does not."""
     record = decode_record(after.value, NameRecord)
     if record is None or record.changed_height <= height:
@@ -156,7 +156,7 @@ async def _from_link(client: AsyncClient, key: bytes, height: int, after: Proven
     return NameAt(height, earlier, before.height)
 
 
-async def history_page(client: AsyncClient, name: str, before: int | None, limit: int | None) -> dict[str, Any]:
+async def history_page(client: AsyncReader, name: str, before: int | None, limit: int | None) -> dict[str, Any]:
     """A page of a name's history as one node has it, oldest first; its entries are checked to be links of one chain.
 
     Raises NotFound, Refused (`pruned`) or BadAnswer.
@@ -184,7 +184,7 @@ def _below(height: object, limit: object) -> bool:
     return isinstance(height, int) and isinstance(limit, int) and height < limit
 
 
-async def prove_history(client: AsyncClient, name: str, page: dict[str, Any], *, timeout_s: float) -> dict[str, Any]:
+async def prove_history(client: AsyncReader, name: str, page: dict[str, Any], *, timeout_s: float) -> dict[str, Any]:
     """`page` with a `proven_height` at each entry: the checkpoint that proves it, null where it is the node's word.
 
     One question or two an entry. Raises BadAnswer if a quorum vouches for something else than the node says.
@@ -217,7 +217,7 @@ def _says(entry: dict[str, Any], record: NameRecord | None) -> bool:
     return all(entry.get(field) == value for field, value in facts.items())
 
 
-async def changes_page(client: AsyncClient, height: int, after: bytes | None, limit: int | None) -> dict[str, Any]:
+async def changes_page(client: AsyncReader, height: int, after: bytes | None, limit: int | None) -> dict[str, Any]:
     """One page of what the commit at `height` changed, as one node has it. Raises Refused (`pruned`,
     `future_height`) or BadAnswer."""
     params = {} if after is None else {"after": after.hex()}
@@ -229,7 +229,7 @@ async def changes_page(client: AsyncClient, height: int, after: bytes | None, li
     return page
 
 
-async def all_changes(client: AsyncClient, height: int) -> AsyncIterator[dict[str, Any]]:
+async def all_changes(client: AsyncReader, height: int) -> AsyncIterator[dict[str, Any]]:
     """Everything that the commit at `height` changed, in the order of the keys, page after page."""
     after: bytes | None = None
     while True:

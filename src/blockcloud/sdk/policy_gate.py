@@ -23,8 +23,8 @@ from blockcloud.primitives import codec
 from blockcloud.primitives.addresses import format_address
 from blockcloud.primitives.errors import BlockCloudError
 from blockcloud.primitives.limits import RESOLUTION_AGE_SECONDS, STATE_VALUE_BYTES
-from blockcloud.sdk.client import AsyncClient
 from blockcloud.sdk.decision_log import DecisionLog
+from blockcloud.sdk.reading import AsyncReader
 from blockcloud.sdk.transport import MSGPACK
 from blockcloud.service_access.admission import AccessRequest, PolicyDenied
 from blockcloud.service_access.policy import ACCESS_RULES_BYTES, AccessRules, CompiledRules, Decision, RoleEntry
@@ -49,7 +49,7 @@ R = TypeVar("R", bound=codec.Struct)
 log = structlog.get_logger(__name__)
 
 
-async def proven_rules(client: AsyncClient, name: str, *, at_least_height: int = 0) -> AccessRules:
+async def proven_rules(client: AsyncReader, name: str, *, at_least_height: int = 0) -> AccessRules:
     """What the ledger holds about access to `name`, each record proven. Raises UnknownName and as `client.proven`."""
 
     heights: list[int] = []
@@ -76,7 +76,7 @@ async def proven_rules(client: AsyncClient, name: str, *, at_least_height: int =
     return AccessRules(min(heights), owner, policy, revocations, tuple(entries), owner_keys)
 
 
-async def told_rules(client: AsyncClient, url: str, name: str, *, timeout_s: float | None = None) -> AccessRules:
+async def told_rules(client: AsyncReader, url: str, name: str, *, timeout_s: float | None = None) -> AccessRules:
     """What one node says, newer than what can be proven. Nobody has verified it."""
     data = await client.transport.once(url, "GET", f"/v1/policies/{name}", accept=MSGPACK, timeout_s=timeout_s)
     return codec.decode(data, AccessRules, limit=ACCESS_RULES_BYTES)
@@ -87,7 +87,7 @@ class PolicyGate:
 
     def __init__(
         self,
-        client: AsyncClient,
+        client: AsyncReader,
         name: str,
         *,
         decisions: DecisionLog | None = None,

@@ -22,9 +22,9 @@ from blockcloud.primitives.names import parse_name
 from blockcloud.routing.address_record import AddressRecord, verify_record
 from blockcloud.routing.errors import HashMismatch, InvalidServiceFile, NotAnnounced
 from blockcloud.routing.service_file import parse_service_file, service_file_hash
-from blockcloud.sdk.client import AsyncClient
 from blockcloud.sdk.errors import BadAnswer, NotFound
 from blockcloud.sdk.light_client import Proven
+from blockcloud.sdk.reading import AsyncReader
 from blockcloud.sdk.transport import MSGPACK
 from blockcloud.service_access.resolution import Instance, NoInstances, Resolution, UnknownName
 from blockcloud.service_chain.records import NameRecord
@@ -50,7 +50,7 @@ class _Entry:
 class ChainResolver:
     """The Resolver of the service access layer over `client`. `now_s` is Unix time, for leases."""
 
-    def __init__(self, client: AsyncClient, *, now_s: Callable[[], int] = lambda: int(time.time())) -> None:
+    def __init__(self, client: AsyncReader, *, now_s: Callable[[], int] = lambda: int(time.time())) -> None:
         self._client = client
         self._now_s = now_s
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
@@ -198,7 +198,7 @@ class ChainResolver:
 class HttpAnnouncer:
     """The Announcer of the service access layer: sends an address record to all routing nodes; one is enough."""
 
-    def __init__(self, client: AsyncClient) -> None:
+    def __init__(self, client: AsyncReader) -> None:
         self._client = client
 
     async def announce(self, record: bytes) -> None:

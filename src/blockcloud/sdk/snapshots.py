@@ -21,15 +21,15 @@ from blockcloud.service_chain.snapshot_file import NoSnapshot, SnapshotWriter
 from blockcloud.service_chain.state.snapshot import BadSnapshot, Part, open_chunk
 
 if TYPE_CHECKING:
-    from blockcloud.sdk.client import AsyncClient
     from blockcloud.sdk.light_client import TrustedState
+    from blockcloud.sdk.reading import AsyncReader
 
 OFFERS: Final = 16  # that are tried
 HIGHEST: Final = 2**53
 OCTETS: Final = "application/octet-stream"
 
 
-async def export_snapshot(client: AsyncClient, file: BinaryIO) -> Manifest:
+async def export_snapshot(client: AsyncReader, file: BinaryIO) -> Manifest:
     """Write the newest snapshot that a node has into the empty `file`, certificates and all.
 
     Raises NoSnapshot, Unreachable, or what is wrong with what all nodes answered: then the file is worth nothing.
@@ -45,7 +45,7 @@ async def export_snapshot(client: AsyncClient, file: BinaryIO) -> Manifest:
     raise failure or NoSnapshot()
 
 
-async def _export(client: AsyncClient, file: BinaryIO, era: int, digest: bytes) -> Manifest:
+async def _export(client: AsyncReader, file: BinaryIO, era: int, digest: bytes) -> Manifest:
     writer = SnapshotWriter(file.write, client.chain_id, era)
     statement = await _handovers(client, era, writer)
 
@@ -74,11 +74,11 @@ def trusted_handovers(state: TrustedState) -> dict[int, Statement]:
     return {one.plan.era: one.certificate.statement for one in state.handovers}
 
 
-async def _piece(client: AsyncClient, url: str, digest: bytes, number: int) -> bytes:
+async def _piece(client: AsyncReader, url: str, digest: bytes, number: int) -> bytes:
     return await client.transport.once(url, "GET", f"/v1/snapshots/{digest.hex()}/{number}", accept=OCTETS)
 
 
-async def _offers(client: AsyncClient) -> list[tuple[int, bytes]]:
+async def _offers(client: AsyncReader) -> list[tuple[int, bytes]]:
     """(era, digest of the manifest) of the snapshots that nodes offer, newest first."""
     found: dict[tuple[int, bytes], None] = {}
     failure: BlockCloudError | None = None
@@ -92,7 +92,7 @@ async def _offers(client: AsyncClient) -> list[tuple[int, bytes]]:
     return sorted(found, reverse=True)[:OFFERS]
 
 
-async def _offers_of(client: AsyncClient, url: str) -> list[tuple[int, bytes]]:
+async def _offers_of(client: AsyncReader, url: str) -> list[tuple[int, bytes]]:
     listed = decode_object(await client.transport.once(url, "GET", "/v1/snapshots")).get("snapshots")
     try:
         offers = [(int(item["era"]), bytes.fromhex(item["manifest"])) for item in listed or ()]
@@ -101,7 +101,7 @@ async def _offers_of(client: AsyncClient, url: str) -> list[tuple[int, bytes]]:
     return [(era, digest) for era, digest in offers if 1 <= era < HIGHEST]
 
 
-async def _handovers(client: AsyncClient, era: int, writer: SnapshotWriter) -> Statement:
+async def _handovers(client: AsyncReader, era: int, writer: SnapshotWriter) -> Statement:
     """Write the hand-overs into the eras 1 to `era`, verified from the genesis on; the statement of the last."""
     weights: Mapping[bytes, int] = client.genesis.committee().weights_by_key
     state = client.light_client.state()
@@ -119,7 +119,7 @@ async def _handovers(client: AsyncClient, era: int, writer: SnapshotWriter) -> S
         number += 1
 
 
-async def _handover(client: AsyncClient, era: int, weights: Mapping[bytes, int]) -> tuple[Handover, bytes]:
+async def _handover(client: AsyncReader, era: int, weights: Mapping[bytes, int]) -> tuple[Handover, bytes]:
     """The hand-over into `era`, which a quorum of `weights` has signed, and its bytes."""
 
     async def attempt(url: str) -> tuple[Handover, bytes]:

@@ -9,9 +9,10 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from blockcloud.primitives.keys import SigningKey
-from blockcloud.sdk.client import TIMEOUT_SECONDS, AsyncClient
+from blockcloud.sdk.client import AsyncClient
 from blockcloud.sdk.light_client import Proven
 from blockcloud.sdk.past import NameAt
+from blockcloud.sdk.reading import TIMEOUT_SECONDS
 from blockcloud.sdk.resolver import ChainResolver
 from blockcloud.sdk.submission import Outcome, Wait
 from blockcloud.service_access.resolution import Resolution

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from blockcloud.primitives import codec
 from blockcloud.primitives.errors import BadCertificate, BadConfiguration, BadSignature, StorageFault, WrongChain
 from blockcloud.primitives.keys import SigningKey
-from blockcloud.sdk import AsyncClient, client
+from blockcloud.sdk import AsyncClient, reading
 from blockcloud.sdk.errors import ConflictingCertificates, ConflictingHandovers, TrustExpired, UnknownEra
 from blockcloud.sdk.home import Home
 from blockcloud.sdk.inclusion import prove_inclusion
@@ -64,7 +64,7 @@ async def test_a_client_fetches_the_hand_overs_that_it_lacks_each_once(world: Wo
 
 
 async def test_a_long_way_is_gone_in_several_calls(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "HANDOVERS_PER_CALL", 2)
+    monkeypatch.setattr(reading, "HANDOVERS_PER_CALL", 2)
     grow(world.ledger, 9)
     async with AsyncClient(world.ledger.genesis, world.urls[:1], now_ms=lambda: world.ledger.now_ms) as made:
         for era in (2, 4, 6, 8):

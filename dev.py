@@ -39,7 +39,7 @@ RUNTIME_LOCK = ROOT / "requirements.lock"
 DEV_LOCK = ROOT / "requirements-dev.lock"
 OLDEST_PYTHON = (3, 11)
 LONG_TEST_TIMEOUT_S = 300
-TEST_PROCESSES = "2"
+TEST_PROCESSES = "3"  # on the two cores of CI: many tests mostly wait for processes
 
 
 class SetUpFailed(Exception):

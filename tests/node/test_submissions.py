@@ -208,8 +208,8 @@ async def test_each_waiter_gets_the_outcome_of_its_own() -> None:
         for _ in range(2)
     ]
     for position in range(3):
-        submissions.wait_for(identifier(position), waiters[0], position)
-    submissions.wait_for(identifier(1), waiters[1], 1)
+        submissions.wait_for(payload_of(identifier(position)), waiters[0], position)
+    submissions.wait_for(payload_of(identifier(1)), waiters[1], 1)
     paid = Receipt(identifier(0), 1, 0, "ok", 5)
     failed = Receipt(identifier(1), 1, 1, "insufficient_balance", 5)
     submissions.applied(
@@ -235,20 +235,55 @@ async def test_what_never_gets_an_outcome_is_forgotten_in_the_end() -> None:
     fill(submissions, 1)
     fill(submissions, 1, start=1, now_s=10.0)
     waiter = Waiter([SubmissionResult(identifier(0), ACCEPTED)], asyncio.get_running_loop().create_future())
-    submissions.wait_for(identifier(0), waiter, 0)
+    submissions.wait_for(payload_of(identifier(0)), waiter, 0)
     submissions.expire(LIFETIME_S)
     assert waiter.done.done()
     assert waiter.results[0].status == ACCEPTED
-    assert [submissions.is_outstanding(identifier(number)) for number in (0, 1)] == [False, True]
+    assert [submissions.is_outstanding(payload_of(identifier(number))) for number in (0, 1)] == [False, True]
 
 
 async def test_a_void_copy_under_another_signature_says_nothing_about_the_transaction() -> None:
     submissions = Submissions()
     fill(submissions, 1, start=1)
     waiter = Waiter([SubmissionResult(identifier(1), ACCEPTED)], asyncio.get_running_loop().create_future())
-    submissions.wait_for(identifier(1), waiter, 0)
+    submissions.wait_for(payload_of(identifier(1)), waiter, 0)
     submissions.applied(applied([(identifier(1), "wrong_signer")], [], [b"signed by somebody else"]), 1.0)
     assert not waiter.done.done()
     receipt = Receipt(identifier(1), 1, 1, "ok", 13)
     submissions.applied(applied([(identifier(1), "ok")], [receipt]), 2.0)
     assert waiter.results[0].receipt == receipt
+
+
+async def test_a_void_copy_that_came_first_does_not_stand_in_for_the_good_one() -> None:
+    submissions, bad = Submissions(), b"signed by somebody else too"
+    submissions.admit("stranger", [sender(1)], 0.0)
+    submissions.add(identifier(1), bad, ("stranger", sender(1)), 0.0)
+    assert not submissions.is_outstanding(payload_of(identifier(1)))
+    fill(submissions, 1, start=1)
+    waiters = [
+        Waiter([SubmissionResult(identifier(1), ACCEPTED)], asyncio.get_running_loop().create_future())
+        for _ in range(2)
+    ]
+    for waiter, payload in zip(waiters, (bad, payload_of(identifier(1))), strict=True):
+        submissions.wait_for(payload, waiter, 0)
+    submissions.applied(applied([(identifier(1), "wrong_signer")], [], [bad]), 1.0)
+    assert waiters[0].results[0].code == "wrong_signer"
+    assert not waiters[1].done.done()
+    receipt = Receipt(identifier(1), 1, 1, "ok", 13)
+    submissions.applied(applied([(identifier(1), "ok")], [receipt]), 2.0)
+    assert waiters[1].results[0].receipt == receipt
+    assert len(submissions) == 0
+
+
+async def test_a_receipt_is_that_of_all_copies() -> None:
+    submissions, other = Submissions(), b"signed by other keys of the account"
+    fill(submissions, 1, start=1)
+    submissions.admit("other", [sender(1)], 0.0)
+    submissions.add(identifier(1), other, ("other", sender(1)), 0.0)
+    waiter = Waiter([SubmissionResult(identifier(1), ACCEPTED)], asyncio.get_running_loop().create_future())
+    submissions.wait_for(other, waiter, 0)
+    receipt = Receipt(identifier(1), 1, 1, "ok", 13)
+    submissions.applied(applied([(identifier(1), "ok")], [receipt]), 2.0)
+    assert waiter.results[0].receipt == receipt
+    assert len(submissions) == 0
+    submissions.applied(applied([(identifier(1), "duplicate")], [], [other]), 3.0)

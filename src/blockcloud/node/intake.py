@@ -105,13 +105,13 @@ class Intake:
         submissions, results = self._submissions, waiter.results
         identifier = results[position].id
         if isinstance(verdict, int):
-            is_new = not submissions.is_outstanding(identifier)
+            is_new = not submissions.is_outstanding(payload)
             if is_new:
                 if not self._mempool.add(payload, verdict) and payload not in self._mempool:
                     results[position] = submissions.busy_result(identifier)
                     return False
                 submissions.add(identifier, payload, holder, now_s)
-            submissions.wait_for(identifier, waiter, position)
+            submissions.wait_for(payload, waiter, position)
             return is_new
         receipt = self._chain.receipt(identifier) if isinstance(verdict, StaleSequence) else None
         if receipt is not None:

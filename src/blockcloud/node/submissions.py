@@ -116,7 +116,7 @@ Holder: TypeAlias = tuple[str, bytes]
 
 @dataclass(slots=True, eq=False)
 class _Outstanding:
-    payload: bytes
+    id: bytes
     holder: Holder
     since_s: float
     waiters: list[tuple[Waiter, int]] = field(default_factory=list)
@@ -126,7 +126,9 @@ class Submissions:
     """The bookkeeping of outstanding transactions. Belongs to the event loop's thread."""
 
     def __init__(self) -> None:
+        # By payload: copies of a transaction with other signatures are different ones until one has a receipt.
         self._outstanding: dict[bytes, _Outstanding] = {}
+        self._copies: dict[bytes, tuple[bytes, ...]] = {}  # id -> payloads that are outstanding
         self.reserved = 0  # admitted, being verified
         self._clients, self._senders = FairShares(), FairShares()
         self.waiting = 0  # submissions
@@ -182,57 +184,68 @@ class Submissions:
         retry_ms = int(1_000 * (len(self._outstanding) + self.reserved) / rate / 2)
         return SubmissionResult(identifier, BUSY, BUSY, "", min(max(retry_ms, RETRY_MIN_MS), RETRY_MAX_MS))
 
-    def is_outstanding(self, identifier: bytes) -> bool:
+    def is_outstanding(self, payload: bytes) -> bool:
         """Whether this node has taken it on and knows no outcome yet."""
-        return identifier in self._outstanding
+        return payload in self._outstanding
 
     def add(self, identifier: bytes, payload: bytes, holder: Holder, now_s: float) -> None:
         """An admitted transaction, which is not outstanding yet, was verified and is in the mempool."""
         self.reserved -= 1
-        self._outstanding[identifier] = _Outstanding(payload, holder, now_s)
+        self._outstanding[payload] = _Outstanding(identifier, holder, now_s)
+        self._copies[identifier] = (*self._copies.get(identifier, ()), payload)
 
-    def wait_for(self, identifier: bytes, waiter: Waiter, position: int) -> None:
+    def wait_for(self, payload: bytes, waiter: Waiter, position: int) -> None:
         """Let `waiter` have the outcome of an outstanding transaction as its result at `position`."""
-        self._outstanding[identifier].waiters.append((waiter, position))
+        self._outstanding[payload].waiters.append((waiter, position))
         waiter.left += 1
 
     def applied(self, applied: Applied, now_s: float) -> None:
         """A commit was applied: tell who waits for its transactions.
 
-        A body that somebody else signed is void and has the same id: without a receipt, only the bytes that were
-        handed in here count.
+        A body that somebody else signed may be void and has the same id: without a receipt, only the bytes that were
+        handed in here count; a receipt is that of all copies.
         """
-        outstanding, own = self._outstanding, 0
+        own = 0
         payloads = [payload for block in applied.commit.blocks for payload in block.payload]
         for payload, (identifier, code) in zip(payloads, applied.result.outcomes, strict=True):
-            entry = outstanding.get(identifier)
-            if entry is None:
+            copies = self._copies.get(identifier)
+            if copies is None:
                 continue
             data = applied.receipts.get(identifier)
-            if data is None and payload != entry.payload:
-                continue
-            del outstanding[identifier]
-            self._give_back(entry.holder)
-            own += 1
-            self.latency_s += 0.01 * (now_s - entry.since_s - self.latency_s)
-            if data is not None:
-                self.committed += 1
-            else:
-                self.rejected += 1
-            for waiter, position in entry.waiters:
-                self._settle(waiter, position, outcome(identifier, code, data))
+            if data is None:
+                copies = (payload,) if payload in copies else ()
+            for copy in copies:
+                entry = self._end(copy)
+                own += 1
+                self.latency_s += 0.01 * (now_s - entry.since_s - self.latency_s)
+                if data is not None:
+                    self.committed += 1
+                else:
+                    self.rejected += 1
+                for waiter, position in entry.waiters:
+                    self._settle(waiter, position, outcome(identifier, code, data))
         self.rate.add(own, now_s)
 
     def expire(self, now_s: float) -> None:
         """Forget what has been outstanding for too long; whoever waited keeps `accepted`."""
         while self._outstanding:
-            identifier, entry = next(iter(self._outstanding.items()))
+            payload, entry = next(iter(self._outstanding.items()))
             if now_s - entry.since_s < LIFETIME_S:
                 return
-            del self._outstanding[identifier]
-            self._give_back(entry.holder)
+            self._end(payload)
             for waiter, position in entry.waiters:
                 self._settle(waiter, position, waiter.results[position])
+
+    def _end(self, payload: bytes) -> _Outstanding:
+        """It is outstanding no more."""
+        entry = self._outstanding.pop(payload)
+        left = tuple(copy for copy in self._copies[entry.id] if copy != payload)
+        if left:
+            self._copies[entry.id] = left
+        else:
+            del self._copies[entry.id]
+        self._give_back(entry.holder)
+        return entry
 
     def _give_back(self, holder: Holder) -> None:
         self._clients.give_back(holder[0])

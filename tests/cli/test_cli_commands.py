@@ -22,11 +22,17 @@ NOBODY = format_address(b"n" * 32)
 OWN = format_address(USERS[0].public)
 
 
+TRIES = 10
+
+
 def same_in_both_views(node: Node, *arguments: str) -> Any:
-    """The report of a reading command, whose view for people holds the same values."""
-    report = node.ok(*arguments)
-    result = node.command(*arguments)
-    assert result.code == 0, result.err
+    """The report of a reading command, whose view for people holds the same values; the ledger may go on between."""
+    for _ in range(TRIES):
+        report = node.ok(*arguments)
+        result = node.command(*arguments)
+        assert result.code == 0, result.err
+        if node.ok(*arguments) == report:
+            break
     assert read_view(result.out.splitlines(), report) == texts(report)
     return report
 

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import shlex
-from asyncio.subprocess import Process
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from blockcloud.node.devnet import free_port
-from tests.docs import programs
 from tests.docs.documents import ROOT, command_lines
-from tests.docs.programs import STEP_SECONDS
+from tests.docs.programs import STEP_SECONDS, typed, typed_by
 
 pytestmark = pytest.mark.long
 
@@ -31,25 +27,11 @@ def steps(api_port: int) -> list[str]:
     return text.replace("--validators 4", "--validators 1").splitlines()
 
 
-def running(folder: Path, line: str) -> AbstractAsyncContextManager[Process]:
-    """A command of the how-to in `folder`."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("BLOCKCLOUD_")}
-    return programs.running(folder, "-m", *shlex.split(line), environment=environment)
-
-
-async def run(folder: Path, line: str) -> Any:
-    """The JSON that a command prints, which must end well."""
-    async with running(folder, f"{line} --json") as process, asyncio.timeout(STEP_SECONDS):
-        output, messages = await process.communicate()
-    assert process.returncode == 0, f"{line}: {messages.decode()}"
-    return json.loads(output)
-
-
 async def until(folder: Path, line: str, condition: Callable[[Any], bool]) -> None:
     """Ask again until the answer is as it should become; a node that starts does not answer at once."""
     async with asyncio.timeout(STEP_SECONDS):
         while True:
-            async with running(folder, f"{line} --json") as process:
+            async with typed_by(folder, f"{line} --json") as process:
                 output, _ = await process.communicate()
             if process.returncode == 0 and condition(json.loads(output)):
                 return
@@ -59,18 +41,18 @@ async def test_the_how_to_for_validators_works_as_written(tmp_path: Path) -> Non
     api_port = free_port()
     up, init, node, status, pay, bond, stake, show, unbond, withdraw, down = steps(api_port)
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(run, tmp_path, down)
-        await run(tmp_path, up)
-        home = await run(tmp_path, init)
-        await stack.enter_async_context(running(tmp_path, node))
+        stack.push_async_callback(typed, tmp_path, down)
+        await typed(tmp_path, up)
+        home = await typed(tmp_path, init)
+        await stack.enter_async_context(typed_by(tmp_path, node))
         await until(tmp_path, status, lambda report: report["height"] > 0 and report["mode"] == "observing")
-        assert (await run(tmp_path, pay.replace("ADDRESS", home["address"])))["code"] == "ok"
-        assert (await run(tmp_path, bond))["address"] == home["address"]
+        assert (await typed(tmp_path, pay.replace("ADDRESS", home["address"])))["code"] == "ok"
+        assert (await typed(tmp_path, bond))["address"] == home["address"]
         await until(tmp_path, stake, lambda report: report.get("stake") is not None)
-        assert (await run(tmp_path, stake))["stake"]["claim"]["storage_bytes"] == 1024 * 1024
+        assert (await typed(tmp_path, stake))["stake"]["claim"]["storage_bytes"] == 1024 * 1024
         await until(tmp_path, show, lambda report: [entry["era"] for entry in report["ready"]] == [report["era"] + 1])
-        assert (await run(tmp_path, show))["bond"] == "1050"
-        assert (await run(tmp_path, unbond))["code"] == "ok"
-        async with running(tmp_path, withdraw) as process, asyncio.timeout(STEP_SECONDS):
+        assert (await typed(tmp_path, show))["bond"] == "1050"
+        assert (await typed(tmp_path, unbond))["code"] == "ok"
+        async with typed_by(tmp_path, withdraw) as process, asyncio.timeout(STEP_SECONDS):
             _, messages = await process.communicate()
         assert "[nothing_to_withdraw]" in messages.decode(), "some eras later it can be withdrawn"

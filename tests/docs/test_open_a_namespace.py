@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import os
-import shlex
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.sdk.namespaces import read_batch
-from tests.docs import programs
 from tests.docs.documents import ROOT, blocks, command_lines
-from tests.docs.programs import STEP_SECONDS
+from tests.docs.programs import typed
 
 HOW_TO = ROOT / "docs" / "how-to" / "open-a-namespace.md"
 
@@ -24,17 +18,6 @@ HOW_TO = ROOT / "docs" / "how-to" / "open-a-namespace.md"
 def batch() -> str:
     (block,) = [block for block in blocks(HOW_TO) if block.language == "json"]
     return block.text
-
-
-async def run(folder: Path, line: str) -> Any:
-    """The JSON that a command prints, which must end well."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("BLOCKCLOUD_")}
-    arguments = ("-m", *shlex.split(f"{line} --json"))
-    async with programs.running(folder, *arguments, environment=environment) as process:
-        async with asyncio.timeout(STEP_SECONDS):
-            output, messages = await process.communicate()
-    assert process.returncode == 0, f"{line}: {messages.decode()}"
-    return json.loads(output)
 
 
 def test_the_batch_of_the_how_to_can_be_read() -> None:
@@ -51,20 +34,20 @@ async def test_the_how_to_on_namespaces_works_as_written(tmp_path: Path) -> None
     lines = "\n".join(command_lines(HOW_TO, "blockcloud")).replace("--validators 4", "--validators 2").splitlines()
     up, opening, fill, ready, show, register, show_name, renew, delegate, add, remove, down = lines
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(run, tmp_path, down)
-        await run(tmp_path, up)
-        opened = await run(tmp_path, opening)
+        stack.push_async_callback(typed, tmp_path, down)
+        await typed(tmp_path, up)
+        opened = await typed(tmp_path, opening)
         assert (opened["status"], opened["paid"]) == ("importing", "100")
         assert [step["price"] for step in opened["prices"]] == ["8", "4", "2", "1", "0.5"]
-        filled = await run(tmp_path, fill)
+        filled = await typed(tmp_path, fill)
         assert [entry["name"] for entry in filled["names"]] == ["hammer.workshop", "anvil.workshop"]
-        await run(tmp_path, ready)
-        assert (await run(tmp_path, show))["status"] == "ready"
-        registered = await run(tmp_path, register)
+        await typed(tmp_path, ready)
+        assert (await typed(tmp_path, show))["status"] == "ready"
+        registered = await typed(tmp_path, register)
         assert registered["renewal"]["price"] == "2"
-        assert (await run(tmp_path, show_name))["expires_height"] == registered["registered_height"] + 5000
-        assert (await run(tmp_path, renew))["expires_height"] > registered["expires_height"]
-        handed = await run(tmp_path, delegate)
+        assert (await typed(tmp_path, show_name))["expires_height"] == registered["registered_height"] + 5000
+        assert (await typed(tmp_path, renew))["expires_height"] > registered["expires_height"]
+        handed = await typed(tmp_path, delegate)
         assert [entry["name"] for entry in handed["names"]] == ["hammer.saw.workshop", "anvil.saw.workshop"]
-        assert len((await run(tmp_path, add))["instance_keys"]) == 1
-        assert (await run(tmp_path, remove))["instance_keys"] == []
+        assert len((await typed(tmp_path, add))["instance_keys"]) == 1
+        assert (await typed(tmp_path, remove))["instance_keys"] == []

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import shlex
-from asyncio.subprocess import Process
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from blockcloud.node.devnet import free_port
-from tests.docs import programs
 from tests.docs.documents import ROOT, command_lines
-from tests.docs.programs import STEP_SECONDS
+from tests.docs.programs import STEP_SECONDS, typed_by
 
 pytestmark = pytest.mark.long
 
@@ -30,13 +26,8 @@ def steps(api_port: int) -> list[str]:
     return text.replace("8900", str(api_port)).replace("--validators 4", "--validators 2").splitlines()
 
 
-def running(folder: Path, line: str) -> AbstractAsyncContextManager[Process]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("BLOCKCLOUD_")}
-    return programs.running(folder, "-m", *shlex.split(line), environment=environment)
-
-
 async def run(folder: Path, line: str) -> tuple[int, str, str]:
-    async with running(folder, f"{line} --json") as process, asyncio.timeout(STEP_SECONDS):
+    async with typed_by(folder, f"{line} --json") as process, asyncio.timeout(STEP_SECONDS):
         output, messages = await process.communicate()
     return process.returncode or 0, output.decode(), messages.decode()
 
@@ -111,7 +102,7 @@ async def exported_and_imported(
 
     made = await report(folder, init)
     assert made["snapshot"] == {key: exported[key] for key in ("era", "height", "state_root", "chunks")}
-    async with running(folder, node):
+    async with typed_by(folder, node):
         await reached(folder, own, exported["height"] + 10)
         history = own.replace("status", "name history lamp.test")
         assert (await report(folder, history))["pruned_below"] >= exported["height"]
@@ -132,5 +123,5 @@ async def exported_and_imported(
                 break
             assert "[snapshot_not_newer]" in messages, messages
     assert json.loads(output)["height"] == later["height"] > exported["height"]
-    async with running(folder, node):
+    async with typed_by(folder, node):
         await reached(folder, own, later["height"])

@@ -5,19 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shlex
-from asyncio.subprocess import Process
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from blockcloud.node.devnet import free_port
 from blockcloud.service_chain.policy_text import check_policy
-from tests.docs import programs
 from tests.docs.documents import ROOT, blocks, command_lines
-from tests.docs.programs import STEP_SECONDS
+from tests.docs.programs import STEP_SECONDS, running, typed, typed_by
 
 HOW_TO = ROOT / "docs" / "how-to" / "who-may-connect.md"
 CONTENT = b"the service answers\n"
@@ -35,19 +31,6 @@ def steps(server_port: int, forward_port: int) -> list[str]:
     text = text.replace("127.0.0.1:8080", f"127.0.0.1:{server_port}")
     text = text.replace("127.0.0.1:9000", f"127.0.0.1:{forward_port}")
     return text.replace("--validators 4", "--validators 2").splitlines()
-
-
-def running(folder: Path, line: str) -> AbstractAsyncContextManager[Process]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("BLOCKCLOUD_")}
-    return programs.running(folder, "-m", *shlex.split(line), environment=environment)
-
-
-async def run(folder: Path, line: str, code: int = 0) -> Any:
-    """The JSON that a command prints, which must end with `code`."""
-    async with running(folder, f"{line} --json") as process, asyncio.timeout(STEP_SECONDS):
-        output, messages = await process.communicate()
-    assert process.returncode == code, f"{line}: {messages.decode()}"
-    return json.loads(output)
 
 
 async def fetch(port: int) -> bytes:
@@ -84,36 +67,34 @@ async def test_the_how_to_on_policies_works_as_written(tmp_path: Path) -> None:
     )
     issue, show_grant, revoke, remove_member, remove, down = rest
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(run, tmp_path, down)
+        stack.push_async_callback(typed, tmp_path, down)
         for line in (up, files, staff):
-            await run(tmp_path, line)
-        assert (await run(tmp_path, test_file))["rules"] == ["staff"]
-        explained = await run(tmp_path, explain_file)
+            await typed(tmp_path, line)
+        assert (await typed(tmp_path, test_file))["rules"] == ["staff"]
+        explained = await typed(tmp_path, explain_file)
         assert (explained["allowed"], explained["rules"]) == (False, ["at-home"])
         assert [entry["applies"] for entry in explained["explained"]] == [False, True]
-        assert (await run(tmp_path, bind))["receipt"]["code"] == "ok"
-        alice = (await run(tmp_path, add))["member"]
-        await run(tmp_path, show_role)
+        assert (await typed(tmp_path, bind))["receipt"]["code"] == "ok"
+        alice = (await typed(tmp_path, add))["member"]
+        await typed(tmp_path, show_role)
         async with asyncio.timeout(STEP_SECONDS):
-            while [role["members"] for role in (await run(tmp_path, show))["roles"]] != [[alice]]:
+            while [role["members"] for role in (await typed(tmp_path, show))["roles"]] != [[alice]]:
                 pass  # each turn asks the ledger
-        assert (await run(tmp_path, test))["allowed"]
-        server = programs.running(
-            tmp_path, "-m", "http.server", str(server_port), "--bind", "127.0.0.1", environment=os.environ
-        )
+        assert (await typed(tmp_path, test))["allowed"]
+        server = running(tmp_path, "-m", "http.server", str(server_port), "--bind", "127.0.0.1", environment=os.environ)
         await stack.enter_async_context(server)
-        async with running(tmp_path, publish) as provider, running(tmp_path, forward) as consumer:
+        async with typed_by(tmp_path, publish) as provider, typed_by(tmp_path, forward) as consumer:
             for process in (provider, consumer):
                 assert process.stdout is not None
                 async with asyncio.timeout(STEP_SECONDS):
                     assert await process.stdout.readline()
             await until_fetched(forward_port, CONTENT)
-            grant = await run(tmp_path, issue)
-            assert (await run(tmp_path, show_grant))["revocation_ids"] == [grant["revocation_id"]]
-            assert (await run(tmp_path, revoke))["receipt"]["code"] == "ok"
-            await run(tmp_path, remove_member)
+            grant = await typed(tmp_path, issue)
+            assert (await typed(tmp_path, show_grant))["revocation_ids"] == [grant["revocation_id"]]
+            assert (await typed(tmp_path, revoke))["receipt"]["code"] == "ok"
+            await typed(tmp_path, remove_member)
             await until_fetched(forward_port, b"")
-            await run(tmp_path, remove)
+            await typed(tmp_path, remove)
             await until_fetched(forward_port, CONTENT)
         log = [json.loads(line) for line in (tmp_path / "net/decisions/files.jsonl").read_text().splitlines()]
         assert {(entry["allowed"], entry["reason"]) for entry in log} >= {(True, "permitted"), (False, "no_rule")}

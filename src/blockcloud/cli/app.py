@@ -16,6 +16,7 @@ from blockcloud.cli import (
     devnet,
     doctor,
     labs,
+    lane,
     name,
     namespace,
     node,
@@ -43,6 +44,7 @@ GROUPS: Final = (
     (node.app, "node"),
     (validator.app, "validator"),
     (accounts.app, "account"),
+    (lane.app, "lane"),
     (name.app, "name"),
     (namespace.app, "namespace"),
     (state.app, "state"),
@@ -80,12 +82,16 @@ def global_options(
     ] = "",
     cosign: Annotated[list[str] | None, typer.Option("--cosign", help="File of a key that signs too; repeat.")] = None,
     draft: Annotated[str, typer.Option("--draft", help="Send nothing: write the transaction to this file.")] = "",
+    number: Annotated[
+        int,
+        typer.Option("--lane", envvar="BLOCKCLOUD_LANE", help="Lane that --key acts on (`blockcloud lane`).", min=0),
+    ] = 0,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
 ) -> None:
     """Options that every command takes, before or after its name."""
     del version  # its callback has done the work
     options.api, options.key, options.home, options.as_json = api, key, home, as_json
-    options.account, options.cosign, options.draft = account, tuple(cosign or ()), draft
+    options.account, options.cosign, options.draft, options.lane = account, tuple(cosign or ()), draft, number
 
 
 def hoist(arguments: list[str]) -> list[str]:

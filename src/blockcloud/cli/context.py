@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from blockcloud.service_chain.genesis import Genesis
 
 GLOBAL_FLAGS: Final = ("--json",)
-GLOBAL_OPTIONS: Final = ("--api", "--key", "--home", "--account", "--cosign", "--draft")
+GLOBAL_OPTIONS: Final = ("--api", "--key", "--home", "--account", "--cosign", "--draft", "--lane")
 
 
 class Drafted(Exception):
@@ -42,6 +42,7 @@ class Options:
     account: str = ""
     cosign: tuple[str, ...] = ()
     draft: str = ""
+    lane: int = 0
 
 
 options = Options()
@@ -112,7 +113,8 @@ def open_client() -> AsyncClient:
         from blockcloud.cli.drafting_client import DraftingClient
 
         kind = DraftingClient
-    return open_at(home(), api=options.api, kind=kind, account=chosen_account(), cosigners=load_cosigners())
+    account, cosigners = chosen_account(), load_cosigners()
+    return open_at(home(), api=options.api, kind=kind, account=account, cosigners=cosigners, lane=options.lane)
 
 
 def open_transport() -> Transport:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -49,39 +49,42 @@ def up(
     """Start a devnet, a new one or the one that the folder holds, and wait for its first commit."""
     from blockcloud.node.launcher import Launcher
 
-    with Launcher() as launcher:  # before the import that follows: the launcher's own imports take longest of all
-        from blockcloud.node import devnet as network
+    with ExitStack() as starting:
+        with Launcher() as launcher:  # before the import that follows: the launcher's own imports take longest of all
+            from blockcloud.node import devnet as network
 
-        folder = folder.absolute()
-        devnet = _look_at(folder, validators, base_port)
-        before = [each.id for each in devnet.validators if network.is_running(each)] if devnet else []
-        if devnet is not None and len(before) == len(devnet.validators):
-            _show_ready(folder, devnet, "runs already")
-            say(f"stop it with: blockcloud devnet down --dir {shlex.quote(str(folder))}")
-            return
+            starting.enter_context(network.taking_ports())
+            folder = folder.absolute()
+            devnet = _look_at(folder, validators, base_port)
+            before = [each.id for each in devnet.validators if network.is_running(each)] if devnet else []
+            if devnet is not None and len(before) == len(devnet.validators):
+                _show_ready(folder, devnet, "runs already")
+                say(f"stop it with: blockcloud devnet down --dir {shlex.quote(str(folder))}")
+                return
+            with _ending_in_order():
+                if devnet is None:
+                    devnet = network.create_devnet(
+                        folder,
+                        validators or VALIDATORS,
+                        base_port,
+                        era_length,
+                        unbonding_s=unbonding,
+                        resources=network.SMALL_STAKE if stake else None,
+                    )
+                network.start_devnet(folder, devnet, launcher)
         with _ending_in_order():
-            if devnet is None:
-                devnet = network.create_devnet(
-                    folder,
-                    validators or VALIDATORS,
-                    base_port,
-                    era_length,
-                    unbonding_s=unbonding,
-                    resources=network.SMALL_STAKE if stake else None,
-                )
-            network.start_devnet(folder, devnet, launcher)
-    with _ending_in_order():
-        try:
-            _wait_ready(devnet)
-            _show_ready(folder, devnet, "ready")
+            try:
+                _wait_ready(devnet)
+                starting.close()
+                _show_ready(folder, devnet, "ready")
+                if not detach:
+                    _watch(devnet)
+            except BaseException:
+                if not before:  # what others started keeps running
+                    network.stop_devnet(folder, devnet)
+                raise
             if not detach:
-                _watch(devnet)
-        except BaseException:
-            if not before:  # what others started keeps running
                 network.stop_devnet(folder, devnet)
-            raise
-        if not detach:
-            network.stop_devnet(folder, devnet)
 
 
 @app.command()

@@ -45,6 +45,8 @@ class DraftingClient(AsyncClient):
         fee_limit: int = FEE_LIMIT_MICRO_BLOC,
         **_: Any,
     ) -> Never:
+        if options.lane:
+            raise BadConfiguration("a draft is for the keys of the account itself; leave --lane out", lane=options.lane)
         path = Path(options.draft)
         if path.exists():
             raise BadConfiguration("the file exists already; a draft gets a new one", path=str(path))

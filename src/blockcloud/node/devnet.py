@@ -6,6 +6,7 @@ each validator (`node0` and so on) as `reference/parameters.md` describes it. Va
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
@@ -13,10 +14,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -315,6 +317,22 @@ def _link(place: _Place) -> str:
 
 def _listed(index: int, place: _Place) -> Validator:
     return Validator(index, _api(place), _link(place), 0, str(place.home), str(place.home / "data"))
+
+
+@contextmanager
+def taking_ports() -> Iterator[None]:
+    """One devnet of this user after another chooses its ports and starts: two at a time would find the same free.
+    Raises BadConfiguration."""
+    path = Path(tempfile.gettempdir(), f"blockcloud-devnet-{os.getuid()}.lock")
+    try:
+        lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise BadConfiguration(f"cannot open the lock of devnets: {error.strerror}", path=str(path)) from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def _free_base(validators: int) -> int:

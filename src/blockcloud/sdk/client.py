@@ -67,7 +67,7 @@ class AsyncClient(AsyncReader):
     """A client of the chain of `genesis`: a reader that signs. See `AsyncReader` for what both take.
 
     Transactions are of `account` (its first public key) where that is not the account of the key that signs, because
-    its keys were changed; `cosigners` sign all of them too.
+    its keys were changed or `lane` has a key of its own; `cosigners` sign all of them too.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class AsyncClient(AsyncReader):
         trust_store: TrustStore | None = None,
         account: bytes | None = None,
         cosigners: Sequence[SigningKey] = (),
+        lane: int = 0,
         attempt_s: float = ATTEMPT_SECONDS,
         now_ms: Callable[[], int] = unix_ms,
     ) -> None:
@@ -92,7 +93,7 @@ class AsyncClient(AsyncReader):
         )
         known = {item.api_url.rstrip("/"): item.key for item in genesis.validators}
         self._validators = [(known.get(url, url.encode()), url) for url in self.transport.urls]
-        self._account, self._cosigners = account, tuple(cosigners)
+        self._account, self._cosigners, self._own_lane = account, tuple(cosigners), lane
         self._lanes: OrderedDict[tuple[bytes, int], _LaneState] = OrderedDict()
         self._height = 0
         self._height_at = float("-inf")
@@ -125,18 +126,18 @@ class AsyncClient(AsyncReader):
         *,
         sender: bytes | None = None,
         cosigners: Sequence[SigningKey] | None = None,
-        lane: int = 0,
+        lane: int | None = None,
         fee_limit: int = FEE_LIMIT_MICRO_BLOC,
         timeout_s: float = TIMEOUT_SECONDS,
     ) -> list[Receipt]:
         """Sign a transaction for each item of operations, send them together, wait until all are committed.
 
-        One call at a time for each lane. `sender` is another account than that of `key`, where the lane has a key of
-        its own or the account's keys were changed; `cosigners` (default: the client's) sign as well. Raises the
-        ledger's first rejection (`service_chain.rejections`), Busy, TimedOut or Unreachable; then some of them may be
-        committed all the same.
+        One call at a time for each `lane` (default: the client's). `sender` is another account than that of `key`,
+        where the lane has a key of its own or the account's keys were changed; `cosigners` (default: the client's) sign
+        as well. Raises the ledger's first rejection (`service_chain.rejections`), Busy, TimedOut or Unreachable; then
+        some of them may be committed all the same.
         """
-        account = self.acts_for(key, sender)
+        account, lane = self.acts_for(key, sender), self._own_lane if lane is None else lane
         keys = self._signers(key, cosigners)
         state = self._lane(account, lane)
         deadline = asyncio.get_running_loop().time() + timeout_s
@@ -166,11 +167,11 @@ class AsyncClient(AsyncReader):
         *operations: Operation,
         sender: bytes | None = None,
         cosigners: Sequence[SigningKey] | None = None,
-        lane: int = 0,
+        lane: int | None = None,
         fee_limit: int = FEE_LIMIT_MICRO_BLOC,
     ) -> bytes:
         """One signed transaction for `submit`, with the sequence at which a node says that the lane stands."""
-        account = self.acts_for(key, sender)
+        account, lane = self.acts_for(key, sender), self._own_lane if lane is None else lane
         first = await self._next_sequence(account, lane)
         (raw,) = await self._sign(self._signers(key, cosigners), [operations], account, lane, first, fee_limit)
         return raw

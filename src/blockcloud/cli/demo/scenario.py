@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -84,10 +85,13 @@ def run_demo(*, seconds: float, folder: Path | None, quiet: bool) -> Report:
 
 async def _play(report: Report, folder: Path, seconds: float) -> None:
     stage = Stage(folder)
+    starting = ExitStack()
+    starting.enter_context(network.taking_ports())
     devnet = network.create_devnet(folder / "net", 4)
     heartbeat = asyncio.create_task(_heartbeat(report, devnet))
     try:
         genesis = await _raise_network(report, folder, devnet)
+        starting.close()
         async with AsyncClient(genesis) as client:
             cast = Cast(report, stage, devnet, genesis, client, folder / "consumer", [], {})
             await _publish_service(cast)
@@ -98,6 +102,7 @@ async def _play(report: Report, folder: Path, seconds: float) -> None:
             if not report.quiet:
                 report.line(f"next: blockcloud devnet up --validators 4 --dir net   (all acts: {folder})")
     finally:
+        starting.close()
         heartbeat.cancel()
         await stage.end()
         network.stop_devnet(folder / "net", devnet)

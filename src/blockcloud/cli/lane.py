@@ -53,7 +53,7 @@ def open_lane(
 
 @app.command("show")
 def show_lane(number: Number) -> None:
-    """What a lane may still do, proven at the newest checkpoint."""
+    """What a lane may still do, proven at the next checkpoint."""
     show(asyncio.run(_shown(number)), as_json=options.as_json)
 
 
@@ -101,8 +101,10 @@ async def _shown(number: int) -> dict[str, Any]:
 
     account = load_account()
     async with open_client() as client:
-        proven = await client.proven(lane_key(account, number))
-        keys = await client.proven(account_keys_key(account), at_least_height=proven.height)
+        # What was just spent is to be seen: the next checkpoint comes soon.
+        height = (await client.status())["height"]
+        proven = await client.proven(lane_key(account, number), at_least_height=height)
+        keys = await client.proven(account_keys_key(account), at_least_height=height)
     lane, changed = decode_record(proven.value, Lane), decode_record(keys.value, AccountKeys)
     if lane is None:
         raise NotFound("no such lane is open", lane=number, height=proven.height)

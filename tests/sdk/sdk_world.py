@@ -19,7 +19,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from blockcloud.api.policies import rules_of
-from blockcloud.api.views import name_view
 from blockcloud.primitives import codec
 from blockcloud.primitives.addresses import parse_address
 from blockcloud.primitives.amounts import GENESIS_SUPPLY_MICRO_BLOC
@@ -33,6 +32,7 @@ from blockcloud.routing.store import RoutingTable
 from blockcloud.service_chain.genesis import Genesis, GenesisValidator, NamingParameters
 from blockcloud.service_chain.handover import Handover
 from blockcloud.service_chain.inclusion import ProvenTransaction, prove_transaction
+from blockcloud.service_chain.kinds import name_view
 from blockcloud.service_chain.machine import ServiceChain
 from blockcloud.service_chain.proven import ProvenValue
 from blockcloud.service_chain.state import FutureHeight

@@ -74,7 +74,13 @@ async def test_a_history_that_is_not_what_a_quorum_vouches_for_is_refused(world:
     page = await client.name_history(NAME, prove=True)
     assert [entry["proven_height"] for entry in page["history"]] == [entry["height"] for entry in page["history"]]
     last = page["history"][-1]
-    for change in ({"owner": format_address(OWNER.public)}, {"revoked": True}, {"expires_height": 2**40}):
+    changes: tuple[dict[str, Any], ...] = (
+        {"owner": format_address(OWNER.public)},
+        {"revoked": True},
+        {"expires_height": 2**40},
+        {"held_until_height": 2**40},
+    )
+    for change in changes:
         lie = {**page, "history": [*page["history"][:-1], {**last, **change}]}
         answering(world, "history", lambda lie=lie: lie)
         assert await client.name_history(NAME) == lie, "one node's word is no more than that"

@@ -19,7 +19,6 @@ from blockcloud.api.views import (
     checkpoint_view,
     committee_view,
     handover_view,
-    name_view,
     proven_view,
 )
 from blockcloud.node.applying import SharedChain
@@ -30,6 +29,7 @@ from blockcloud.primitives.addresses import parse_address
 from blockcloud.primitives.errors import Malformed
 from blockcloud.primitives.names import parent_of, parse_name
 from blockcloud.service_chain.handover import Handover
+from blockcloud.service_chain.kinds import name_view
 from blockcloud.service_chain.machine import HISTORY_ENTRIES
 from blockcloud.service_chain.namespaces import terms_of
 from blockcloud.service_chain.proven import ProvenValue

@@ -9,10 +9,9 @@ from typing import Any
 
 import msgspec
 
-from blockcloud.api.views import name_view
 from blockcloud.primitives.addresses import format_address
 from blockcloud.primitives.codec import Struct
-from blockcloud.service_chain.kinds import ADDRESS, NAME, NUMBER, kind_of, record_in, subject_of
+from blockcloud.service_chain.kinds import ADDRESS, NAME, NUMBER, kind_of, name_view, record_in, subject_of
 from blockcloud.service_chain.records import NameRecord
 
 

@@ -16,7 +16,7 @@ from blockcloud.service_chain.handover import Handover
 from blockcloud.service_chain.inclusion import ProvenTransaction
 from blockcloud.service_chain.proven import ProvenValue
 from blockcloud.service_chain.receipts import Receipt
-from blockcloud.service_chain.records import Account, AccountKeys, Candidate, ContractRecord, NameRecord, StakeRecord
+from blockcloud.service_chain.records import Account, AccountKeys, Candidate, ContractRecord, StakeRecord
 from blockcloud.service_chain.rejections import OK
 from blockcloud.transaction_chain.cloudpos.stake import Resources
 from blockcloud.transaction_chain.era import EraPlan
@@ -43,22 +43,6 @@ def keys_view(public_key: bytes, keys: AccountKeys | None) -> dict[str, Any]:
         "threshold": 1 if keys is None else keys.threshold,
         "keys": [format_address(key) for key in signers],
         "ended_lanes": 0 if keys is None else keys.ended_lanes,
-    }
-
-
-def name_view(record: NameRecord) -> dict[str, Any]:
-    """A name as the registry holds it."""
-    return {
-        "name": record.name,
-        "owner": format_address(record.owner),
-        "service_file_hash": record.service_file_hash.hex(),
-        "instance_keys": [key.hex() for key in record.instance_keys],
-        "registered_height": record.registered_height,
-        "expires_height": record.expires_height,
-        "held_until_height": record.held_until_height,
-        "changed_height": record.changed_height,
-        "previous_height": record.previous_height,
-        "revoked": record.revoked,
     }
 
 

@@ -151,8 +151,8 @@ def history(
 
 
 async def _name_at(client: AsyncClient, name: str, height: int) -> dict[str, Any]:
-    from blockcloud.api.views import name_view
     from blockcloud.sdk.errors import NotFound
+    from blockcloud.service_chain.kinds import name_view
 
     found = await client.name_at(name, height)
     if found.record is None:

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
-from blockcloud.primitives.addresses import format_address
 from blockcloud.primitives.errors import PeerFault
 from blockcloud.primitives.names import parse_name
 from blockcloud.sdk.errors import BadAnswer, ForgottenEra, Refused, StaleProof
 from blockcloud.sdk.transport import MSGPACK
 from blockcloud.service_chain.handover import WrongEra
+from blockcloud.service_chain.kinds import name_view
 from blockcloud.service_chain.records import NameRecord, decode_record
 from blockcloud.service_chain.state import NotACheckpoint, Pruned
 from blockcloud.service_chain.state_keys import era_key, name_key
@@ -202,18 +202,7 @@ def _says(entry: dict[str, Any], record: NameRecord | None) -> bool:
     """Whether an entry of a history, as the API shows it, is this record."""
     if record is None:
         return False
-    facts = {
-        "height": record.changed_height,
-        "name": record.name,
-        "owner": format_address(record.owner),
-        "service_file_hash": record.service_file_hash.hex(),
-        "instance_keys": [key.hex() for key in record.instance_keys],
-        "registered_height": record.registered_height,
-        "expires_height": record.expires_height,
-        "changed_height": record.changed_height,
-        "previous_height": record.previous_height,
-        "revoked": record.revoked,
-    }
+    facts = {"height": record.changed_height, **name_view(record)}
     return all(entry.get(field) == value for field, value in facts.items())
 
 

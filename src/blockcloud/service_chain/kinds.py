@@ -6,9 +6,10 @@ Nothing of the protocol depends on this table: a key that it does not know is sh
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from blockcloud.primitives import codec
+from blockcloud.primitives.addresses import format_address
 from blockcloud.primitives.codec import Struct
 from blockcloud.primitives.errors import PeerFault
 from blockcloud.primitives.limits import STATE_VALUE_BYTES
@@ -91,3 +92,19 @@ def subject_of(key: bytes) -> tuple[str, bytes]:
     if kind is None or kind.subject == NOTHING:
         return NOTHING, b""
     return kind.subject, key[1 : 1 + _ADDRESS_BYTES] if kind.subject == ADDRESS else key[1:]
+
+
+def name_view(record: records.NameRecord) -> dict[str, Any]:
+    """A name as the registry holds it, and as everything that shows one has it: plain values, keys in hexadecimal."""
+    return {
+        "name": record.name,
+        "owner": format_address(record.owner),
+        "service_file_hash": record.service_file_hash.hex(),
+        "instance_keys": [key.hex() for key in record.instance_keys],
+        "registered_height": record.registered_height,
+        "expires_height": record.expires_height,
+        "held_until_height": record.held_until_height,
+        "changed_height": record.changed_height,
+        "previous_height": record.previous_height,
+        "revoked": record.revoked,
+    }

@@ -32,6 +32,7 @@ from blockcloud.bench.ledger_history import History, Made
 from blockcloud.bench.machine import cpu_seconds
 from blockcloud.bench.payments import OpenLoop, Payers, Sender, seeded_keys
 from blockcloud.bench.places import Places, make_places, parameters_of, validators
+from blockcloud.node.clock import unix_ms
 from blockcloud.node.devnet import poll_until
 from blockcloud.node.snapshot_files import stored_snapshots
 from blockcloud.primitives.errors import LocalFault, TimedOut
@@ -182,7 +183,7 @@ class _Run:
 
     def _new_chain(self, folder: Path, leg: Leg) -> tuple[Places, Payers]:
         # The past ends a moment ago.
-        began_ms = time.time_ns() // 1_000_000 - (leg.commits + leg.commits // 10 + 100) * _level_ms(leg)
+        began_ms = unix_ms() - (leg.commits + leg.commits // 10 + 100) * _level_ms(leg)
         places = make_places(folder, MEMBERS, self._payers, parameters_of(leg.era_length, MEMBERS), began_ms)
         return places, Payers(places.genesis.chain_id(), self._payers, [payer.public for payer in self._payers])
 

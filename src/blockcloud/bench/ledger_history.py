@@ -24,6 +24,7 @@ from blockcloud.primitives import codec
 from blockcloud.primitives.certificates import DOMAIN, SignedStatement
 from blockcloud.primitives.merkle import merkle_root
 from blockcloud.primitives.storage import Batch
+from blockcloud.service_chain.genesis import Genesis
 from blockcloud.transaction_chain.block import Block, BlockReference, Header, genesis_reference, sign_block
 from blockcloud.transaction_chain.commit import Commit, EraStart
 from blockcloud.transaction_chain.core import Core
@@ -43,6 +44,24 @@ class Made:
     transactions: int = 0
     eras: int = 1
     bytes_of_blocks: int = 0
+
+
+def follower(genesis: Genesis, plan: EraPlan, start: EraStart, now_ms: int) -> Core:
+    """The core of a node without a seat in the era of `plan`: it finds the commits, and makes no blocks."""
+    return Core(
+        chain_id=genesis.chain_id(),
+        era=plan.era,
+        committee=plan.committee(),
+        parameters=genesis.parameters,
+        start=start,
+        beacon=plan.beacon,
+        own=None,
+        key=None,
+        mempool=Mempool(),
+        recovered=None,
+        now_ms=now_ms,
+        last_height=plan.first_height + genesis.parameters.era_length - 1,
+    )
 
 
 class History:
@@ -89,20 +108,7 @@ class History:
 
     def _begin(self, plan: EraPlan, start: EraStart) -> None:
         self._plan = plan
-        self._core = Core(
-            chain_id=self._chain.chain_id,
-            era=plan.era,
-            committee=plan.committee(),
-            parameters=self._genesis.parameters,
-            start=start,
-            beacon=plan.beacon,
-            own=None,
-            key=None,
-            mempool=Mempool(),
-            recovered=None,
-            now_ms=self._time_ms,
-            last_height=plan.first_height + self._genesis.parameters.era_length - 1,
-        )
+        self._core = follower(self._genesis, plan, start, self._time_ms)
         checkpoint = self._chain.checkpoint
         assert checkpoint is not None, "the genesis is a checkpoint"
         self._certification = Certification(plan.committee(), self._chain.chain_id, plan.era, self._tables, checkpoint)

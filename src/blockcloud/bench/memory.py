@@ -26,6 +26,7 @@ import uvloop
 from blockcloud.bench.machine import cpu_seconds
 from blockcloud.bench.payments import BUSY_PAUSE_S, Payers, Sender, Sent, seeded_keys
 from blockcloud.bench.places import Places, make_places, parameters_of, validators
+from blockcloud.node.clock import unix_ms
 from blockcloud.node.devnet import poll_until
 from blockcloud.primitives.errors import TimedOut
 from blockcloud.primitives.hashes import sha256
@@ -88,7 +89,7 @@ def run(
     others = [sha256(b"bench-account/" + number.to_bytes(8)) for number in range(keys - len(payers))]
     parameters = parameters_of(era_length, validators_count)
     with tempfile.TemporaryDirectory(prefix="blockcloud-bench-") as folder:
-        places = make_places(Path(folder), validators_count, payers, parameters, time.time_ns() // 1_000_000)
+        places = make_places(Path(folder), validators_count, payers, parameters, unix_ms())
         transactions = Payers(places.genesis.chain_id(), payers, [payer.public for payer in payers] + others)
         with validators(places, range(validators_count)) as processes:
             watch = _Watch(places, [process.pid for process in processes])

@@ -26,11 +26,12 @@ from typing import Any, Final
 
 import uvloop
 
-from blockcloud.bench.ledger_history import History
+from blockcloud.bench.ledger_history import History, follower
 from blockcloud.bench.machine import verify_seconds
 from blockcloud.bench.payments import Payers, seeded_keys
 from blockcloud.bench.places import Places, make_places, parameters_of
 from blockcloud.node.applying import Applied, Applier, SharedChain
+from blockcloud.node.clock import unix_ms
 from blockcloud.node.ledger_tables import LedgerTables
 from blockcloud.node.storage import RocksStore
 from blockcloud.node.verification import Verification, tune_interpreter
@@ -41,9 +42,7 @@ from blockcloud.service_chain.genesis import Genesis
 from blockcloud.service_chain.machine import CHECKPOINT_KEY, META
 from blockcloud.transaction_chain.block import Block, BlockRules, parse_own
 from blockcloud.transaction_chain.commit import Commit, CommitRecord, EraStart
-from blockcloud.transaction_chain.core import Core
 from blockcloud.transaction_chain.era import EraPlan
-from blockcloud.transaction_chain.mempool import Mempool
 from blockcloud.transaction_chain.messages import Commits, FetchBlocks, FetchLevels
 
 SIGNED_MIN: Final = 5_000  # transfers a second
@@ -129,7 +128,7 @@ class _Cost:
 
 def _make_past(folder: Path, transfers: int, per_level: int, accounts: int) -> _Past:
     payers = seeded_keys(accounts, "bench-payer")
-    began_ms = time.time_ns() // 1_000_000 - (transfers // per_level + 1_000) * LEVEL_MS
+    began_ms = unix_ms() - (transfers // per_level + 1_000) * LEVEL_MS
     places: Places = make_places(folder, MEMBERS, payers, parameters_of(ONE_ERA, MEMBERS), began_ms)
     transactions = Payers(places.genesis.chain_id(), payers, [payer.public for payer in payers])
     history = History(places, AUTHORS, transactions.next, LEVEL_MS)
@@ -183,20 +182,7 @@ class _Node:
         chain = SharedChain(past.genesis, store)
         plan, start = past.plan, EraStart.of_chain(chain.chain_id, past.genesis.time_ms)
         self._rules = BlockRules(chain.chain_id, plan.era, plan.committee(), start.genesis)
-        self._core = Core(
-            chain_id=chain.chain_id,
-            era=plan.era,
-            committee=plan.committee(),
-            parameters=past.genesis.parameters,
-            start=start,
-            beacon=plan.beacon,
-            own=None,
-            key=None,
-            mempool=Mempool(),
-            recovered=None,
-            now_ms=past.now_ms,
-            last_height=plan.first_height + past.genesis.parameters.era_length - 1,
-        )
+        self._core = follower(past.genesis, plan, start, past.now_ms)
         self._level = 0  # the highest that was verified
         self._moved = asyncio.Event()
         self._failure: BaseException | None = None

@@ -21,7 +21,6 @@ from blockcloud.primitives.amounts import format_amount, parse_amount
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from blockcloud.service_chain.operations import Operation
     from blockcloud.service_chain.records import Lane
 
 app = command_group("Keys for devices: each with its operations, spending limit and end.")
@@ -60,13 +59,11 @@ def show_lane(number: Number) -> None:
 @app.command("close")
 def close(number: Number) -> None:
     """End a lane, and get its deposit back. Its number is never used again."""
-    from blockcloud.service_chain.operations import CloseLane
-
-    report = asyncio.run(_committed(CloseLane(number)))
-    show({"lane": number, **report}, as_json=options.as_json)
+    show(asyncio.run(_close(number)), as_json=options.as_json)
 
 
 async def _open(key: bytes, cap: int, tags: tuple[int, ...], commits: int, number: int) -> dict[str, Any]:
+    from blockcloud.api.views import receipt_view
     from blockcloud.service_chain.operations import OpenLane
 
     async with open_client() as client:
@@ -74,7 +71,7 @@ async def _open(key: bytes, cap: int, tags: tuple[int, ...], commits: int, numbe
         record = await client.account(account)
         number = number or (record.highest_lane if record is not None else 0) + 1
         expires = (await client.status())["height"] + commits
-    report = await _committed(OpenLane(number, key, tags, cap, expires))
+        receipt = await client.transact(load_key(), OpenLane(number, key, tags, cap, expires))
     return {
         "lane": number,
         "address": format_address(account),
@@ -82,16 +79,17 @@ async def _open(key: bytes, cap: int, tags: tuple[int, ...], commits: int, numbe
         "allowed": _names(tags),
         "cap": format_amount(cap),
         "expires_height": expires,
-        **report,
+        "receipt": receipt_view(receipt),
     }
 
 
-async def _committed(operation: Operation) -> dict[str, Any]:
+async def _close(number: int) -> dict[str, Any]:
     from blockcloud.api.views import receipt_view
+    from blockcloud.service_chain.operations import CloseLane
 
-    key = load_key()
     async with open_client() as client:
-        return {"receipt": receipt_view(await client.transact(key, operation))}
+        receipt = await client.transact(load_key(), CloseLane(number))
+    return {"lane": number, "receipt": receipt_view(receipt)}
 
 
 async def _shown(number: int) -> dict[str, Any]:

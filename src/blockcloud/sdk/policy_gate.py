@@ -22,7 +22,7 @@ import structlog
 from blockcloud.primitives import codec
 from blockcloud.primitives.addresses import format_address
 from blockcloud.primitives.errors import BlockCloudError
-from blockcloud.primitives.limits import RESOLUTION_AGE_SECONDS, STATE_VALUE_BYTES
+from blockcloud.primitives.limits import RESOLUTION_AGE_SECONDS
 from blockcloud.sdk.decision_log import DecisionLog
 from blockcloud.sdk.reading import AsyncReader
 from blockcloud.sdk.transport import MSGPACK
@@ -32,7 +32,14 @@ from blockcloud.service_access.resolution import UnknownName
 from blockcloud.service_access.session import State
 from blockcloud.service_access.stream import Session
 from blockcloud.service_chain.policy_text import check_policy
-from blockcloud.service_chain.records import AccountKeys, NameRecord, PolicyRecord, RevocationRecord, RoleRecord
+from blockcloud.service_chain.records import (
+    AccountKeys,
+    NameRecord,
+    PolicyRecord,
+    RevocationRecord,
+    RoleRecord,
+    decode_record,
+)
 from blockcloud.service_chain.rejections import Failed
 from blockcloud.service_chain.state_keys import account_keys_key, name_key, policy_key, revocations_key, role_key
 
@@ -57,7 +64,7 @@ async def proven_rules(client: AsyncReader, name: str, *, at_least_height: int =
     async def record(key: bytes, shape: type[R]) -> R | None:
         proven = await client.proven(key, at_least_height=at_least_height, timeout_s=PROVE_TIMEOUT_SECONDS)
         heights.append(proven.height)
-        return None if proven.value is None else codec.decode(proven.value, shape, limit=STATE_VALUE_BYTES)
+        return decode_record(proven.value, shape)
 
     owner = await record(name_key(name), NameRecord)
     if owner is None:

@@ -27,8 +27,8 @@ from tests.end_to_end.service_world import (
 pytestmark = pytest.mark.long
 
 MIB = 1024 * 1024
-LARGE_BYTES = 16 * MIB
-RATE = 2 * MIB  # slow enough that both moves come while bytes flow
+LARGE_BYTES = 128 * MIB  # more than all buffers on the way hold
+RATE = MIB  # two minutes, of which the moves take a few seconds; then the client is told to hurry
 STOP_SECONDS = 5
 # A reader allows clocks to differ by 30 s; this lease ends 5 s after that.
 LEASE_SECONDS, ISSUED_AGO_SECONDS = 35, 60
@@ -56,7 +56,7 @@ async def resolves_with(service: ServiceWorld, instances: int) -> None:
 
 async def a_download_survives_moves_of_both_sides(service: ServiceWorld) -> None:
     client = service.client("/large.bin", RATE)
-    await progress_of(client, LARGE_BYTES // 16)
+    await progress_of(client, MIB)
     home = await serving(service)
     old = (await service.run(home, "move", NAME, "--status"))[1]["addresses"]
     code, moved, messages = await service.run(home, "move", NAME, "--to", "127.0.0.7:0")
@@ -65,12 +65,13 @@ async def a_download_survives_moves_of_both_sides(service: ServiceWorld) -> None
     assert moved["to"].startswith("127.0.0.7:")
     with pytest.raises(OSError, match=r"refused|Connect"):
         await asyncio.open_connection(*old[0].rsplit(":", 1))
-    await progress_of(client, LARGE_BYTES // 4)
+    await progress_of(client, 4 * MIB)
     code, moved, messages = await service.run(service.consumer, "move", "forward", "--to", "127.0.0.8:0")
     assert code == 0, messages
     (session,) = (await service.status("forward"))["sessions"]
     assert session["resumes"] >= 2
     assert client.poll() is None, "the download ended before the moves did"
+    client.send_signal(signal.SIGUSR1)
     code, digest = await digest_of(client)
     assert code == 0
     assert digest == content_digest(service, "large.bin")

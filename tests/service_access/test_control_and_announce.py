@@ -11,12 +11,11 @@ import pytest
 from blockcloud.primitives.errors import BadConfiguration, Unreachable
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.routing.address_record import verify_record
+from blockcloud.service_access.addresses import SOCKET_PATH_BYTES, Address, parse_endpoint
 from blockcloud.service_access.announce import AddressAnnouncer, address_record
 from blockcloud.service_access.control import (
-    SOCKET_PATH_BYTES,
     ControlServer,
     endpoint_operations,
-    parse_endpoint,
     request,
 )
 from blockcloud.service_access.control import Malformed as BadEndpoint
@@ -126,10 +125,10 @@ class Collector:
 async def test_announces_refreshes_and_withdraws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("blockcloud.service_access.announce.RETRY_SECONDS", 0.01)
     key, collector = SigningKey.generate(), Collector()
-    addresses = [("127.0.0.1", 1_000)]
+    addresses = [Address("tls", "127.0.0.1", 1_000)]
     announcer = AddressAnnouncer("a.b", key, lambda: tuple(addresses), collector, lease_s=60)
     await announcer.start()
-    addresses[0] = ("127.0.0.2", 2_000)
+    addresses[0] = Address("tls", "127.0.0.2", 2_000)
     collector.down = True
     announcer.announce_now()
     await until(lambda: collector.refusals >= 2)
@@ -158,7 +157,9 @@ async def test_refreshes_at_half_the_lease(monkeypatch: pytest.MonkeyPatch) -> N
         return timeout(0.001)
 
     collector = Collector()
-    announcer = AddressAnnouncer("a.b", SigningKey.generate(), lambda: (("h", 1),), collector, lease_s=120)
+    announcer = AddressAnnouncer(
+        "a.b", SigningKey.generate(), lambda: (Address("tls", "h", 1),), collector, lease_s=120
+    )
     await announcer.start()
     monkeypatch.setattr(asyncio, "timeout", faster)
     await asyncio.sleep(0)
@@ -173,5 +174,7 @@ async def test_refreshes_at_half_the_lease(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_record_needs_its_own_key() -> None:
     key = SigningKey.generate()
-    record = verify_record(address_record("a.b", key, (("h", 1),), sequence=7, now_s=100, lease_s=50, load=10), 120)
+    record = verify_record(
+        address_record("a.b", key, (Address("tls", "h", 1),), sequence=7, now_s=100, lease_s=50, load=10), 120
+    )
     assert (record.instance_key, record.sequence, record.load) == (key.public, 7, 10)

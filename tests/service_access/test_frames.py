@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from blockcloud.primitives.codec import encode
 from blockcloud.primitives.errors import Malformed, NonCanonical, Oversized, PeerFault
+from blockcloud.service_access.addresses import Address
 from blockcloud.service_access.frames import (
     DATA_BYTES,
     Ack,
@@ -32,7 +33,34 @@ from blockcloud.service_access.handshake import HANDSHAKE_MESSAGE_BYTES
 
 NUMBERS = st.integers(0, 2**62)
 ADDRESSES = st.lists(
-    st.tuples(st.sampled_from(("127.0.0.1", "::1", "host.example")), st.integers(1, 65_535)), max_size=4
+    st.one_of(
+        st.builds(
+            Address,
+            st.sampled_from(("tls", "quic", "relay", "later-kind")),
+            st.sampled_from(("127.0.0.1", "::1", "host.example")),
+            st.integers(1, 65_535),
+        ),
+        st.just(Address("unix", "/run/a b/c.sock", 0)),
+        st.just(Address("later-kind", "whatever it needs", 0)),
+    ),
+    max_size=4,
+)
+MALFORMED_ADDRESSES = (
+    Address("tls", "h", 0),
+    Address("tls", "", 5),
+    Address("tls", "h", 65_536),
+    Address("tls", "h\u00e9", 5),
+    Address("quic", "h" * 254, 5),
+    Address("Tls", "h", 5),
+    Address("", "h", 5),
+    Address("k" * 17, "h", 5),
+    Address("later-kind", "", 5),
+    Address("later-kind", "h", -1),
+    Address("unix", "/a", 1),
+    Address("unix", "a", 0),
+    Address("unix", "/a/", 0),
+    Address("unix", "/a\x00", 0),
+    Address("unix", "/" + "a" * 107, 0),
 )
 B32 = st.binary(min_size=32, max_size=32)
 STRUCTS = st.one_of(
@@ -110,9 +138,8 @@ def test_before_authentication_frames_are_small() -> None:
         (data_header(2**63, 0), Malformed),
         (bytes([Kind.PING, 0, 0, 3]) + b"\x91\xcc\x01", NonCanonical),
         (bytes([Kind.PING, 0, 0, 2]) + b"\x91\xff", Malformed),
-        (encode_frame(Moved(1, (("h", 1),) * 5, bytes(32))), Malformed),
-        (encode_frame(Moved(1, (("h", 0),), bytes(32))), Malformed),
-        (encode_frame(Moved(1, (("", 5),), bytes(32))), Malformed),
+        (encode_frame(Moved(1, (Address("tls", "h", 1),) * 5, bytes(32))), Malformed),
+        *((encode_frame(Moved(1, (bad,), bytes(32))), Malformed) for bad in MALFORMED_ADDRESSES),
         (encode_frame(Moved(1, (), bytes(31))), Malformed),
         (encode_frame(Resume(bytes(15), 2, bytes(32))), Malformed),
         (encode_frame(Challenge(bytes(31), 2, (), bytes(32))), Malformed),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from blockcloud.primitives.errors import InvalidName
 from blockcloud.service_access import service_table
+from blockcloud.service_access.addresses import Address
 from blockcloud.service_access.service_table import Action, Rule, ServiceTable, TableFull
 
 LABELS = st.sampled_from(("a", "b", "c"))
@@ -44,8 +45,8 @@ def test_longest_match(patterns: list[str], name: str) -> None:
 def test_priority_then_weight() -> None:
     table = ServiceTable()
     for host, priority, weight in (("a", 1, 9), ("b", 0, 1), ("c", 0, 3)):
-        table.add(Rule("x.y", Action.FORWARD, ((host, 1),), priority, weight), 0)
-    drawn = Counter(rule.addresses[0][0] for draw in range(400) if (rule := table.lookup("x.y", 0, draw)))
+        table.add(Rule("x.y", Action.FORWARD, (Address("tls", host, 1),), priority, weight), 0)
+    drawn = Counter(rule.addresses[0].host for draw in range(400) if (rule := table.lookup("x.y", 0, draw)))
     assert drawn == {"b": 100, "c": 300}
     assert [rule.matches for rule in table.rules()] == [0, 100, 300]
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from blockcloud.primitives.errors import PeerFault
+from blockcloud.service_access.addresses import Address
 from blockcloud.service_access.buffers import ReceiveBuffer, SendBuffer
 from blockcloud.service_access.errors import (
     AcknowledgedUnsent,
@@ -308,7 +309,7 @@ def test_impossible_offsets() -> None:
         (Fin(1), DataGap),
         (Resume(bytes(16), 2, bytes(32)), UnexpectedFrame),
         (Proof(0, (), bytes(32)), UnexpectedFrame),
-        (Moved(1, (("127.0.0.1", 1),), bytes(32)), BadMove),
+        (Moved(1, (Address("tls", "127.0.0.1", 1),), bytes(32)), BadMove),
     ],
 )
 def test_broken_rules(frame: object, error: type[PeerFault]) -> None:
@@ -337,20 +338,20 @@ def test_moved_renews_addresses_is_counted_and_slowed() -> None:
     one, two = core(moved_burst=2, moved_interval_ms=50), core(Role.RESPONDER)
     notices: list[Moved] = []
     for port in (1, 2, 3, 4):
-        two.announce_move((("127.0.0.9", port),))
+        two.announce_move((Address("tls", "127.0.0.9", port),))
         notices += [each for each in frames_of(two.take_frames(1_000, 0.0)) if isinstance(each, Moved)]
     due = []
     for notice in notices:
         one.receive(0, notice, 10.0)
         due.append(one.dial_due_ms)
     assert due == [10.0, 10.0, 60.0, 110.0]
-    assert one.peer_addresses == (("127.0.0.9", 4),)
+    assert one.peer_addresses == (Address("tls", "127.0.0.9", 4),)
     with pytest.raises(BadMove):  # replayed
         one.receive(0, notices[0], 11.0)
     forged = Moved(9, (("10.0.0.1", 80),), notices[3].mac)
     with pytest.raises(BadMove):
         one.receive(0, forged, 11.0)
-    assert one.peer_addresses == (("127.0.0.9", 4),)
+    assert one.peer_addresses == (Address("tls", "127.0.0.9", 4),)
 
 
 def test_heartbeat_finds_a_dead_link_and_a_late_tick_is_not_taken_for_one() -> None:

@@ -15,6 +15,7 @@ from blockcloud.primitives.keys import SigningKey
 from blockcloud.primitives.limits import SESSION_BUFFER_BYTES
 from blockcloud.service_access import endpoint as endpoint_module
 from blockcloud.service_access import tls
+from blockcloud.service_access.addresses import Address
 from blockcloud.service_access.connector import Connector
 from blockcloud.service_access.errors import AccessDenied, SessionEnded, SessionLost, SessionReset
 from blockcloud.service_access.frames import Kind, Ping, Resume, Rst, encode_frame, encode_handshake
@@ -59,7 +60,7 @@ async def test_provider_moves_in_mid_transfer(world: World, consumer_host: str |
     await bounded(sending)
     assert moves.results() == list(listener.addresses)
     assert consumer.core.link == provider.core.link > 0
-    assert listener.addresses[0][0] == "127.0.0.5"
+    assert listener.addresses[0].host == "127.0.0.5"
     with pytest.raises(Unreachable):  # the old listener is gone
         await dial(before[0], tls.client_context(), source=None, timeout_ms=1_000)
     assert world.registry.resolved == 1  # the registry was not asked for the move
@@ -74,7 +75,7 @@ async def test_consumer_moves_in_mid_transfer_both_ways(world: World) -> None:
     results = await bounded(asyncio.gather(digest_of(consumer, moves.at), digest_of(provider)))
     assert results == [(len(MEGABYTES), DIGEST)] * 2
     await bounded(asyncio.gather(*sending))
-    assert moves.results() == [(f"127.0.0.{20 + step}", 0) for step in range(3)]
+    assert moves.results() == [Address("tls", f"127.0.0.{20 + step}", 0) for step in range(3)]
     assert provider.statistics.resumes >= 3
     assert provider.core.link % 2 == 0  # the consumer dialled
 
@@ -284,11 +285,13 @@ async def test_slow_reader_bounds_memory(world: World) -> None:
 
 async def test_garbage_on_the_port_changes_nothing(world: World) -> None:
     listener, _, provider, consumer = await world.pair()
-    host, port = listener.addresses[0]
+    address = listener.addresses[0]
     client = tls.client_context()
-    silent_reader, silent = await asyncio.open_connection(host, port)  # a client that never says anything
+    silent_reader, silent = await asyncio.open_connection(
+        address.host, address.port
+    )  # a client that never says anything
     for junk in (b"GET / HTTP/1.1\r\n\r\n", os.urandom(5_000), b"\x16\x03\x01\xff\xff" + bytes(100)):
-        reader, writer = await asyncio.open_connection(host, port)
+        reader, writer = await asyncio.open_connection(address.host, address.port)
         writer.write(junk)
         await bounded(_until_closed(reader))
         writer.close()
@@ -306,7 +309,7 @@ async def test_garbage_on_the_port_changes_nothing(world: World) -> None:
         encode_frame(Resume(session_id, 0, bytes(32))): "fenced_link",
     }
     for junk, code in inside.items():
-        link = await dial((host, port), client, source=None, timeout_ms=5_000)
+        link = await dial(address, client, source=None, timeout_ms=5_000)
         link.send(junk)
         answer = await bounded(link.next_frame())
         assert isinstance(answer, Rst)
@@ -331,8 +334,8 @@ async def _until_closed(reader: asyncio.StreamReader) -> None:
 async def test_half_open_handshakes_are_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint_module, "HALF_OPEN_HANDSHAKES", 3)
     listener = await world.listener()
-    host, port = listener.addresses[0]
-    silent = [await asyncio.open_connection(host, port) for _ in range(8)]
+    address = listener.addresses[0]
+    silent = [await asyncio.open_connection(address.host, address.port) for _ in range(8)]
     await until(lambda: listener.endpoint.faults["too_many"] == 5)
     assert len(listener.endpoint._half_open) == 3
     for _, writer in silent:

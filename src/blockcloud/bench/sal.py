@@ -28,10 +28,10 @@ import uvloop
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.routing.address_record import Endpoint
 from blockcloud.service_access import tls
+from blockcloud.service_access.addresses import HostPort
 from blockcloud.service_access.connector import Connector
 from blockcloud.service_access.endpoint import ServiceEndpoint
 from blockcloud.service_access.forward import Forwarder
-from blockcloud.service_access.frames import Address
 from blockcloud.service_access.listener import Listener, listen
 from blockcloud.service_access.publish import publish
 from blockcloud.service_access.resolution import Instance, Resolution
@@ -96,7 +96,7 @@ class PlainClient(asyncio.Protocol):
 class FixedResolver:
     """A cached resolution: what a consumer has after it verified a name once."""
 
-    def __init__(self, key: bytes, address: Address) -> None:
+    def __init__(self, key: bytes, address: HostPort) -> None:
         instance = Instance(key, (Endpoint("tls", *address),), 1, 2**40)
         self._answer = Resolution(NAME, bytes(32), bytes(32), (key,), (instance,), 1, 0)
 
@@ -145,7 +145,7 @@ async def _start(role: str, arguments: list[str], stack: AsyncExitStack) -> tupl
     serving = _provide(listener) if role == "provide" else publish(listener, ("127.0.0.1", int(arguments[0])))
     task = loop.create_task(serving)
     stack.callback(task.cancel)
-    return {"port": listener.addresses[0][1], "key": own.public.hex()}, listener
+    return {"port": listener.addresses[0].port, "key": own.public.hex()}, listener
 
 
 async def _server_main(role: str, arguments: list[str]) -> None:
@@ -157,8 +157,8 @@ async def _server_main(role: str, arguments: list[str]) -> None:
         _tell(told)
         while line := await reader.readline():
             if listener is not None:
-                host, port = await listener.move(line.decode().strip())
-                _tell({"host": host, "port": port})
+                moved = await listener.move(line.decode().strip())
+                _tell({"host": moved.host, "port": moved.port})
 
 
 def _tell(message: dict[str, Any]) -> None:

@@ -133,7 +133,7 @@ def proof_view(height: int | None, why_not: str = "") -> dict[str, Any]:
 def address_argument(text: str) -> tuple[str, int]:
     """(host, port) of a HOST:PORT that a person typed; a wrong one is a matter of usage."""
     from blockcloud.primitives.errors import Malformed
-    from blockcloud.service_access.control import parse_endpoint
+    from blockcloud.service_access.addresses import parse_endpoint
 
     try:
         return parse_endpoint(text)

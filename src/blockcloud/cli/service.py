@@ -7,7 +7,7 @@ import shlex
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 DEFAULT_ADDRESS: Final = "127.0.0.1:0"
 FORWARD: Final = "forward"
 
+T = TypeVar("T")
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the tree."""
@@ -52,6 +54,7 @@ def resolve(
 async def _resolve(name: str, service_file: bool) -> dict[str, Any]:
     from blockcloud.primitives.addresses import format_address
     from blockcloud.sdk import ChainResolver
+    from blockcloud.service_access.addresses import Address
 
     async with open_client() as client:
         resolver = ChainResolver(client)
@@ -63,7 +66,7 @@ async def _resolve(name: str, service_file: bool) -> dict[str, Any]:
         "service_file_hash": found.service_file_hash.hex(),
         "instances": [
             {
-                "addresses": [f"{endpoint.host}:{endpoint.port}" for endpoint in instance.endpoints],
+                "addresses": [str(Address(each.protocol, each.host, each.port)) for each in instance.endpoints],
                 "key": instance.key.hex(),
                 "lease_until": instance.lease_until_s,
             }
@@ -230,7 +233,7 @@ class _Control:
         await self._server.close()
 
 
-async def _listening(start: Awaitable[tuple[str, int]]) -> tuple[str, int]:
+async def _listening(start: Awaitable[T]) -> T:
     """The address. One that cannot be had is a mistake here, not somebody who does not answer."""
     try:
         return await start
@@ -240,8 +243,10 @@ async def _listening(start: Awaitable[tuple[str, int]]) -> tuple[str, int]:
 
 def _ready(name: str, endpoint: ServiceEndpoint, control: Path, target: str, **more: str) -> None:
     """The ready line, and what a person may type next."""
-    host, port = endpoint.addresses[0]
-    show({"name": name, "listening": f"{host}:{port}", "control": str(control), **more}, as_json=options.as_json)
+    show(
+        {"name": name, "listening": str(endpoint.addresses[0]), "control": str(control), **more},
+        as_json=options.as_json,
+    )
     folder = shlex.quote(str(home_folder()))
     say(f"ready; Ctrl-C stops it. move it with: blockcloud --home {folder} move {target} --to HOST:PORT")
 

@@ -36,12 +36,16 @@ _LOAD: Final = -65540
 _CLAIMS: Final = frozenset({_SUBJECT, _EXPIRES, _ISSUED, _SEQUENCE, _SERVICE_FILE, _ENDPOINTS, _LOAD})
 
 _PROTOCOL = re.compile(r"[a-z][a-z0-9+-]{0,15}", re.ASCII)
+_PATH = re.compile(r"(/[!-.0-~][ -.0-~]*)+", re.ASCII)
+_PATH_BYTES: Final = 107  # unix(7): sun_path, without its last zero
 _HOST = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One way to reach an instance. Lower `priority` first; among equals in proportion to `weight` (as RFC 2782)."""
+    """One way to reach an instance: the kind of link, and where (for "unix" `host` is a path and `port` is 0).
+
+    Lower `priority` first; among equals in proportion to `weight` (as RFC 2782)."""
 
     protocol: str
     host: str
@@ -135,10 +139,17 @@ def _check(record: AddressRecord) -> None:
     if len(record.endpoints) > RECORD_ENDPOINTS:
         raise InvalidAddressRecord("too many endpoints", endpoints=len(record.endpoints), limit=RECORD_ENDPOINTS)
     for endpoint in record.endpoints:
-        if not _PROTOCOL.fullmatch(endpoint.protocol) or not _is_host(endpoint.host) or endpoint.port < 1:
+        if not _PROTOCOL.fullmatch(endpoint.protocol) or not _is_place(endpoint):
             raise InvalidAddressRecord("an endpoint has a protocol, a host in lower case and a port", shown=endpoint)
         for value in (endpoint.port, endpoint.priority, endpoint.weight):
             _integer(value, 0xFFFF)
+
+
+def _is_place(endpoint: Endpoint) -> bool:
+    """Host and port, or the path of a Unix socket, which has no port."""
+    if endpoint.protocol == "unix":
+        return endpoint.port == 0 and len(endpoint.host) <= _PATH_BYTES and _PATH.fullmatch(endpoint.host) is not None
+    return endpoint.port >= 1 and _is_host(endpoint.host)
 
 
 def _is_host(host: str) -> bool:

@@ -30,11 +30,11 @@ from blockcloud.sdk.policy_gate import PolicyGate
 from blockcloud.sdk.publishing import authorise_instance
 from blockcloud.sdk.resolver import ChainResolver, HttpAnnouncer
 from blockcloud.sdk.trust_store import TrustStore
+from blockcloud.service_access.addresses import HostPort
 from blockcloud.service_access.admission import Credentials
 from blockcloud.service_access.announce import DEFAULT_LEASE_S
 from blockcloud.service_access.connector import CONNECT_TIMEOUT_MS, Connector
 from blockcloud.service_access.endpoint import ServiceEndpoint
-from blockcloud.service_access.frames import Address
 from blockcloud.service_access.listener import DEFAULT_ADDRESS, Listener
 from blockcloud.service_access.listener import listen as listen_at
 from blockcloud.service_access.session import SessionParameters
@@ -70,7 +70,7 @@ async def listen(
     account: bytes | None = None,
     cosigners: Sequence[SigningKey] = (),
     api: str | None = None,
-    address: Address = DEFAULT_ADDRESS,
+    address: HostPort = DEFAULT_ADDRESS,
     endpoint: ServiceEndpoint | None = None,
     title: str = "",
     lease_s: int = DEFAULT_LEASE_S,
@@ -121,7 +121,7 @@ async def connect(
     home: Place = None,
     api: str | None = None,
     identity: SigningKey | None = None,
-    address: Address | None = None,
+    address: HostPort | None = None,
     timeout_ms: float = CONNECT_TIMEOUT_MS,
     parameters: SessionParameters | None = None,
     role: str = "",

@@ -17,7 +17,7 @@ from blockcloud.primitives.errors import BlockCloudError
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.primitives.limits import LEASE_SECONDS
 from blockcloud.routing.address_record import AddressRecord, Endpoint, sign_record
-from blockcloud.service_access.frames import Address
+from blockcloud.service_access.addresses import Address
 from blockcloud.service_access.resolution import Announcer
 
 DEFAULT_LEASE_S: Final = 120
@@ -38,7 +38,7 @@ def address_record(
     load: int = 0,
 ) -> bytes:
     """The signed record that the instance with `key` serves `name` at `addresses` until the lease ends."""
-    endpoints = tuple(Endpoint("tls", host, port) for host, port in addresses)
+    endpoints = tuple(Endpoint(each.kind, each.host, each.port) for each in addresses)
     record = AddressRecord(name, key.public, sequence, now_s, now_s + lease_s, service_file_hash, endpoints, load)
     return sign_record(record, key)
 

@@ -15,10 +15,10 @@ from typing import Final
 
 from blockcloud.primitives.errors import BadSignature, BlockCloudError, TimedOut, Unreachable, WrongKey
 from blockcloud.primitives.names import parse_name
+from blockcloud.service_access.addresses import Address
 from blockcloud.service_access.admission import NO_CREDENTIALS, Credentials, PolicyDenied
 from blockcloud.service_access.endpoint import ServiceEndpoint
 from blockcloud.service_access.errors import AccessDenied
-from blockcloud.service_access.frames import Address
 from blockcloud.service_access.resolution import Instance, NoInstances, Resolution, Resolver
 from blockcloud.service_access.service_table import Action
 from blockcloud.service_access.stream import Session
@@ -30,7 +30,6 @@ CONNECT_TIMEOUT_MS: Final = 10_000
 FRESH_ANSWERS: Final = 3  # asked for after a failure, RACE_STAGGER_MS apart
 MEASURED_INSTANCES: Final = 4_096
 UNMEASURED_MS: Final = 50.0
-PROTOCOL: Final = "tls"
 
 
 class Connector:
@@ -90,7 +89,7 @@ class Connector:
         if forced:
             candidates: list[tuple[bytes | None, list[Address]]] = [(None, [each]) for each in forced]
         else:
-            candidates = [(each.key, _addresses(each)) for each in self._ranked(resolution)]
+            candidates = [(each.key, each.addresses()) for each in self._ranked(resolution)]
         if not candidates:
             raise NoInstances("no instance of the name has a live address", name=resolution.name)
         waiting = candidates[:CANDIDATES]
@@ -145,13 +144,12 @@ class Connector:
 
     def _ranked(self, resolution: Resolution) -> list[Instance]:
         """Instances whose key the ledger lists and that have an address, best first."""
-        usable = [each for each in resolution.instances if each.key in resolution.instance_keys and _addresses(each)]
+        usable = [each for each in resolution.instances if each.key in resolution.instance_keys and each.addresses()]
 
         def rank(instance: Instance) -> tuple[int, float, int, bytes]:
-            priority = min(each.priority for each in instance.endpoints if each.protocol == PROTOCOL)
             # Differences below 10 ms are noise; load decides then, and chance among equals.
             measured = self._measured.get(instance.key, UNMEASURED_MS) // 10
-            return priority, measured, instance.load, os.urandom(4)
+            return instance.priority(), measured, instance.load, os.urandom(4)
 
         return sorted(usable, key=rank)
 
@@ -160,13 +158,6 @@ class Connector:
         self._measured[key] = 0.7 * before + 0.3 * took_ms
         if len(self._measured) > MEASURED_INSTANCES:
             self._measured.popitem(last=False)
-
-
-def _addresses(instance: Instance) -> list[Address]:
-    endpoints = sorted(
-        (each for each in instance.endpoints if each.protocol == PROTOCOL), key=lambda each: each.priority
-    )
-    return [(each.host, each.port) for each in endpoints]
 
 
 def _as_error(error: BaseException | None) -> BlockCloudError:

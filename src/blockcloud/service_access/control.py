@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from blockcloud.primitives.errors import BadConfiguration, BlockCloudError, Malformed, Unreachable
+from blockcloud.service_access.addresses import SOCKET_PATH_BYTES, parse_endpoint
 from blockcloud.service_access.endpoint import ServiceEndpoint
 
 LINE_BYTES: Final = 64 * 1024
-SOCKET_PATH_BYTES: Final = 107  # unix(7): sun_path, without its last zero
 CONTROL_CONNECTIONS: Final = 16
 ANSWER_SECONDS: Final = 30.0
 STATUS_SESSIONS: Final = 100
@@ -34,17 +34,6 @@ class UnknownOperation(Malformed):
     """The control socket knows no such operation."""
 
     code = "unknown_operation"
-
-
-def parse_endpoint(text: Any) -> tuple[str, int]:
-    """(host, port) of "host:port" or "[v6]:port". Raises Malformed."""
-    if not isinstance(text, str):
-        raise Malformed("an address is a text of the form host:port")
-    host, separator, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not separator or not host or not port.isascii() or not port.isdigit() or int(port) > 0xFFFF:
-        raise Malformed("an address has the form host:port", text=text[:80])
-    return host, int(port)
 
 
 class ControlServer:
@@ -164,8 +153,8 @@ def endpoint_operations(endpoint: ServiceEndpoint, status: Callable[[], dict[str
     """The operations of a publish or forward over `endpoint`: `move` and `status`; `status` adds to what is shown."""
 
     async def move(request: dict[str, Any]) -> dict[str, Any]:
-        host, port = await endpoint.move(*parse_endpoint(request.get("to")))
-        return {"address": f"{host}:{port}"}
+        address = await endpoint.move(*parse_endpoint(request.get("to")))
+        return {"address": str(address)}
 
     async def show(_: dict[str, Any]) -> dict[str, Any]:
         sessions = [
@@ -178,7 +167,7 @@ def endpoint_operations(endpoint: ServiceEndpoint, status: Callable[[], dict[str
             }
             for session in list(endpoint.sessions.values())[:STATUS_SESSIONS]
         ]
-        addresses = [f"{host}:{port}" for host, port in endpoint.addresses]
+        addresses = [str(address) for address in endpoint.addresses]
         return {
             "addresses": addresses,
             "sessions": sessions,

@@ -23,6 +23,7 @@ from blockcloud.primitives.errors import BlockCloudError, Busy, Malformed, PeerF
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.primitives.limits import HALF_OPEN_HANDSHAKES, HANDSHAKE_SECONDS, MOVED_ADDRESSES, NAME_BYTES, SESSIONS
 from blockcloud.service_access import tls
+from blockcloud.service_access.addresses import TLS, Address, check_addresses, dialled
 from blockcloud.service_access.admission import (
     NO_CREDENTIALS,
     AccessRequest,
@@ -41,7 +42,6 @@ from blockcloud.service_access.errors import (
 from blockcloud.service_access.frames import (
     RESUME_NONCE_BYTES,
     SESSION_ID_BYTES,
-    Address,
     Admitted,
     Challenge,
     HandshakeFrame,
@@ -49,7 +49,6 @@ from blockcloud.service_access.frames import (
     Proof,
     Resume,
     Rst,
-    check_addresses,
     encode_frame,
     encode_handshake,
 )
@@ -184,7 +183,7 @@ class ServiceEndpoint:
             self._server = tls.server_context()
         self._close_listener()
         self._listener = listener
-        address = (host, int(listener.getsockname()[1]))
+        address = Address(TLS, host, int(listener.getsockname()[1]))
         self.addresses = (address,)
         self.source = host
         self._accepting = self._loop.create_task(self._accept(listener, *self._server))
@@ -441,10 +440,10 @@ class ServiceEndpoint:
         async with self._moving:
             if self._listener is None:
                 self.source = host
-                address = (host, 0)
+                address = Address(TLS, host, 0)
             else:
                 address = self._switch_listener(host, port)
-            self.table.note("move", f"{address[0]}:{address[1]}", self.now_ms())
+            self.table.note("move", str(address), self.now_ms())
             for callback in list(self.moved):
                 callback()
             limit = asyncio.Semaphore(MOVES_AT_ONCE)
@@ -458,12 +457,12 @@ class ServiceEndpoint:
                 return
             before = session.core.link
             timeout_ms = self.parameters.dead_after_ms
-            for address in session.core.peer_addresses:
+            for address in dialled(session.core.peer_addresses):
                 try:
                     await self.resume(session, address, timeout_ms=timeout_ms)
                     return
                 except (BlockCloudError, SessionEnded) as error:
-                    log.info("move_dial_failed", address=address, reason=str(error))
+                    log.info("move_dial_failed", address=str(address), reason=str(error))
             if self.addresses and session.linked and session.core.link == before:
                 session.announce_move(self.addresses)
                 try:

@@ -14,8 +14,8 @@ from typing import Final
 import structlog
 
 from blockcloud.primitives.errors import BlockCloudError, Unreachable
+from blockcloud.service_access.addresses import HostPort
 from blockcloud.service_access.connector import Connector
-from blockcloud.service_access.frames import Address
 from blockcloud.service_access.splice import TcpSide, splice
 
 FORWARDED_CONNECTIONS: Final = 1_024
@@ -34,7 +34,7 @@ class Forwarder:
         self._server: asyncio.Server | None = None
         self._running: set[asyncio.Task[None]] = set()
 
-    async def start(self, host: str, port: int) -> Address:
+    async def start(self, host: str, port: int) -> HostPort:
         """Listen; the address. Raises Unreachable."""
         try:
             self._server = await asyncio.get_running_loop().create_server(self._accept, host, port)

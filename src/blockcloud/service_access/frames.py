@@ -16,10 +16,9 @@ from typing import Final, TypeAlias, cast
 
 from blockcloud.primitives.codec import Struct, decode, encode
 from blockcloud.primitives.errors import Malformed, Oversized
-from blockcloud.primitives.limits import MOVED_ADDRESSES, NAME_BYTES, SESSION_FRAME_BYTES
+from blockcloud.primitives.limits import SESSION_FRAME_BYTES
+from blockcloud.service_access.addresses import Address, check_addresses
 from blockcloud.service_access.handshake import HANDSHAKE_MESSAGE_BYTES
-
-Address: TypeAlias = tuple[str, int]
 
 HEADER_BYTES: Final = 4
 OFFSET_BYTES: Final = 8
@@ -175,15 +174,6 @@ def encode_handshake(kind: Kind, message: bytes) -> bytes:
 def data_header(offset: int, length: int) -> bytes:
     """What goes before `length` bytes of the stream that start at `offset`."""
     return _DATA_HEADER.pack(Kind.DATA << 24 | length + OFFSET_BYTES, offset)
-
-
-def check_addresses(addresses: tuple[Address, ...]) -> None:
-    """Raise Malformed unless these are at most four pairs of host and port."""
-    if len(addresses) > MOVED_ADDRESSES:
-        raise Malformed("too many addresses", addresses=len(addresses), limit=MOVED_ADDRESSES)
-    for host, port in addresses:
-        if not host or len(host) > NAME_BYTES or not host.isascii() or not 1 <= port <= 0xFFFF:
-            raise Malformed("not an address", host=host[:80], port=port)
 
 
 def _check(frame: Struct) -> None:

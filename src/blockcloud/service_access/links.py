@@ -13,7 +13,8 @@ from collections.abc import AsyncIterator
 from typing import Any, Final, Protocol, cast
 
 from blockcloud.primitives.errors import PeerFault, TimedOut, Unreachable
-from blockcloud.service_access.frames import Address, Frame, FrameDecoder, Rst, encode_frame
+from blockcloud.service_access.addresses import TLS, Address
+from blockcloud.service_access.frames import Frame, FrameDecoder, Rst, encode_frame
 from blockcloud.service_access.tls import peer_certificate_hash
 
 UNBOUND_BYTES: Final = 128 * 1024
@@ -166,13 +167,14 @@ class Link(asyncio.Protocol):
 async def dial(address: Address, context: ssl.SSLContext, *, source: str | None, timeout_ms: float) -> Link:
     """A new link to `address`, from the local address `source`. Raises Unreachable or TimedOut."""
     link = Link()
-    host, port = address
+    if address.kind != TLS:
+        raise Unreachable("no links of this kind are made here", address=str(address))
     try:
         async with asyncio.timeout(timeout_ms / 1_000):
             await asyncio.get_running_loop().create_connection(
                 lambda: link,
-                host,
-                port,
+                address.host,
+                address.port,
                 ssl=context,
                 local_addr=(source, 0) if source is not None else None,
                 ssl_handshake_timeout=timeout_ms / 1_000,
@@ -180,11 +182,11 @@ async def dial(address: Address, context: ssl.SSLContext, *, source: str | None,
             )
     except TimeoutError:
         link.abort()
-        raise TimedOut("no answer to a new link", address=f"{host}:{port}") from None
+        raise TimedOut("no answer to a new link", address=str(address)) from None
     except ssl.SSLError as error:
-        raise Unreachable(f"no link: TLS failed: {error.reason or error}", address=f"{host}:{port}") from None
+        raise Unreachable(f"no link: TLS failed: {error.reason or error}", address=str(address)) from None
     except OSError as error:
-        raise Unreachable(f"no link: {error.strerror or error}", address=f"{host}:{port}") from None
+        raise Unreachable(f"no link: {error.strerror or error}", address=str(address)) from None
     return link
 
 

@@ -17,16 +17,16 @@ from collections.abc import AsyncIterator
 from blockcloud.primitives.errors import BlockCloudError
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.primitives.names import parse_name
+from blockcloud.service_access.addresses import Address, HostPort
 from blockcloud.service_access.admission import NO_CREDENTIALS, Credentials, Gate
 from blockcloud.service_access.announce import DEFAULT_LEASE_S, AddressAnnouncer
 from blockcloud.service_access.connector import CONNECT_TIMEOUT_MS, Connector
 from blockcloud.service_access.endpoint import ServiceEndpoint
-from blockcloud.service_access.frames import Address
 from blockcloud.service_access.resolution import Announcer, Resolver
 from blockcloud.service_access.session import SessionParameters
 from blockcloud.service_access.stream import Session
 
-DEFAULT_ADDRESS: Address = ("127.0.0.1", 0)
+DEFAULT_ADDRESS: HostPort = ("127.0.0.1", 0)
 
 
 class Listener:
@@ -64,7 +64,7 @@ async def listen(
     key: SigningKey,
     *,
     announcer: Announcer | None = None,
-    address: Address = DEFAULT_ADDRESS,
+    address: HostPort = DEFAULT_ADDRESS,
     endpoint: ServiceEndpoint | None = None,
     parameters: SessionParameters | None = None,
     lease_s: int = DEFAULT_LEASE_S,

@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from blockcloud.service_access.frames import Address
+from blockcloud.service_access.addresses import HostPort
 from blockcloud.service_access.listener import Listener
 from blockcloud.service_access.splice import TcpSide, splice
 from blockcloud.service_access.stream import Session
@@ -20,7 +20,7 @@ SERVER_CONNECT_SECONDS: Final = 5.0
 log = structlog.get_logger(__name__)
 
 
-async def publish(listener: Listener, server: Address) -> None:
+async def publish(listener: Listener, server: HostPort) -> None:
     """Pass every session of `listener` on to `server`, until cancelled."""
     running: set[asyncio.Task[None]] = set()
     try:
@@ -34,7 +34,7 @@ async def publish(listener: Listener, server: Address) -> None:
         await asyncio.gather(*running, return_exceptions=True)
 
 
-async def _serve(session: Session, server: Address) -> None:
+async def _serve(session: Session, server: HostPort) -> None:
     tcp = TcpSide()
     host, port = server
     try:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from blockcloud.primitives.errors import BlockCloudError
+from blockcloud.service_access.addresses import Address, dialled
 from blockcloud.service_access.errors import SessionReset
-from blockcloud.service_access.frames import Address
 from blockcloud.service_access.session import Role, State
 from blockcloud.service_access.stream import Session
 
@@ -85,7 +85,7 @@ class Redialler:
             if not self._wanted(session):
                 return
             tried: set[Address] = set()
-            answers = [await self._try(session, address, tried) for address in core.peer_addresses]
+            answers = [await self._try(session, address, tried) for address in dialled(core.peer_addresses)]
             if not self._wanted(session):
                 return
             answers += [
@@ -111,10 +111,10 @@ class Redialler:
         try:
             await self._endpoint.resume(session, address, timeout_ms=self._endpoint.parameters.dead_after_ms)
         except SessionReset as refused:
-            log.info("resume_refused", name=session.name, address=address, code=refused.reset_code)
+            log.info("resume_refused", name=session.name, address=str(address), code=refused.reset_code)
             return refused.reset_code
         except BlockCloudError as error:
-            log.info("resume_failed", name=session.name, address=address, reason=str(error))
+            log.info("resume_failed", name=session.name, address=str(address), reason=str(error))
             return error.code
         return ""
 
@@ -132,9 +132,8 @@ class Redialler:
             session.abort("key_revoked", "the ledger does not list the instance's key any more")
             return []
         return [
-            (endpoint.host, endpoint.port)
+            address
             for instance in resolution.instances
             if instance.key == session.peer_key
-            for endpoint in instance.endpoints
-            if endpoint.protocol == "tls"
+            for address in instance.addresses()
         ]

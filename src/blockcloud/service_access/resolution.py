@@ -11,6 +11,7 @@ from typing import Protocol
 
 from blockcloud.primitives.errors import BlockCloudError
 from blockcloud.routing.address_record import Endpoint
+from blockcloud.service_access.addresses import DIALLED_KINDS, Address
 
 
 class UnknownName(BlockCloudError):
@@ -35,6 +36,18 @@ class Instance:
     sequence: int
     lease_until_s: int
     load: int = 0
+
+    def addresses(self) -> list[Address]:
+        """Where it can be dialled from here, best first."""
+        return [Address(each.protocol, each.host, each.port) for each in self._dialled()]
+
+    def priority(self) -> int:
+        """Of the best of `addresses`, of which there must be one."""
+        return self._dialled()[0].priority
+
+    def _dialled(self) -> list[Endpoint]:
+        known = (each for each in self.endpoints if each.protocol in DIALLED_KINDS)
+        return sorted(known, key=lambda each: each.priority)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Final
 
 from blockcloud.primitives.errors import BlockCloudError
 from blockcloud.primitives.names import parse_name
-from blockcloud.service_access.frames import Address
+from blockcloud.service_access.addresses import Address
 
 TABLE_RULES: Final = 16_384
 TABLE_EVENTS: Final = 1_024

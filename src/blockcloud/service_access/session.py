@@ -30,6 +30,7 @@ from blockcloud.primitives.codec import encode
 from blockcloud.primitives.errors import BlockCloudError, PeerFault
 from blockcloud.primitives.hashes import tagged
 from blockcloud.primitives.limits import SESSION_BUFFER_BYTES
+from blockcloud.service_access.addresses import Address, check_addresses
 from blockcloud.service_access.buffers import ReceiveBuffer, SendBuffer
 from blockcloud.service_access.errors import (
     BadMove,
@@ -44,7 +45,6 @@ from blockcloud.service_access.errors import (
 from blockcloud.service_access.frames import (
     COUNTER_MAX,
     Ack,
-    Address,
     Challenge,
     Data,
     Fin,
@@ -55,7 +55,6 @@ from blockcloud.service_access.frames import (
     Proof,
     Resume,
     Rst,
-    check_addresses,
     encode_frame,
 )
 

@@ -10,6 +10,7 @@ import asyncio
 from typing import Final, Protocol
 
 from blockcloud.primitives.errors import BlockCloudError, PeerFault
+from blockcloud.service_access.addresses import Address
 from blockcloud.service_access.errors import SessionEnded
 from blockcloud.service_access.frames import Frame
 from blockcloud.service_access.links import Link
@@ -201,7 +202,7 @@ class Session:
         if self._link is not None:
             self._link.abort()
 
-    def announce_move(self, addresses: tuple[tuple[str, int], ...]) -> None:
+    def announce_move(self, addresses: tuple[Address, ...]) -> None:
         """Tell the peer over the present link where we are now."""
         self.core.announce_move(addresses)
         self._pump()

@@ -34,10 +34,10 @@ async def impostor_is_refused(client: AsyncClient, name: str) -> tuple[bool, str
     """Whether the routing nodes refuse the impostor's address record, and a consumer refuses the impostor itself."""
     key = SigningKey.generate()
     async with ServiceEndpoint(key) as impostor, ServiceEndpoint(SigningKey.generate()) as consumer:
-        host, port = await impostor.start(HOST, 0)
+        address = await impostor.start(HOST, 0)
         impostor.bind_name(name, key)
         now = int(time.time())
-        record = address_record(name, key, ((host, port),), sequence=2**40, now_s=now, lease_s=LEASE_SECONDS)
+        record = address_record(name, key, (address,), sequence=2**40, now_s=now, lease_s=LEASE_SECONDS)
         try:
             await HttpAnnouncer(client).announce(record)
         except BlockCloudError as error:
@@ -46,7 +46,9 @@ async def impostor_is_refused(client: AsyncClient, name: str) -> tuple[bool, str
             return False, "the routing nodes took its address record"
         await consumer.start(HOST, 0)
         true = await ChainResolver(client).resolve(name)
-        instances = tuple(replace(each, endpoints=(Endpoint("tls", host, port),)) for each in true.instances)
+        instances = tuple(
+            replace(each, endpoints=(Endpoint(address.kind, address.host, address.port),)) for each in true.instances
+        )
         misled = Connector(consumer, _Misled(replace(true, instances=instances)))
         try:
             session = await misled.connect(name)

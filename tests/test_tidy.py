@@ -35,6 +35,7 @@ PURE = (*DETERMINISTIC, f"{PACKAGE}primitives/", f"{PACKAGE}routing/", f"{PACKAG
 SERVICE_ACCESS_ADAPTORS = (
     "announce connector control endpoint forward links listener publish redial splice stream tls".split()
 )
+RELAY_ADAPTORS = "control_stream dialling pipe registration server".split()
 ADAPTORS = (
     f"{PACKAGE}primitives/files.py",  # a folder's entries, on the medium
     f"{PACKAGE}primitives/keys.py",  # key files, and new keys from the system's randomness
@@ -42,6 +43,7 @@ ADAPTORS = (
     f"{PACKAGE}routing/adaptors/",
     # The asyncio side of the service access layer; the rest of it is sans-IO.
     *(f"{PACKAGE}service_access/{name}.py" for name in SERVICE_ACCESS_ADAPTORS),
+    *(f"{PACKAGE}service_access/relay/{name}.py" for name in RELAY_ADAPTORS),
 )
 IMPURE_MODULES = frozenset(
     "asyncio builtins concurrent ctypes datetime fcntl glob http httpx2 importlib io.open mmap multiprocessing os "

@@ -8,7 +8,6 @@ import ssl
 from typing import Final
 
 from blockcloud.primitives.errors import PeerFault, TimedOut, Unreachable
-from blockcloud.service_access.links import LinkBroken
 from blockcloud.service_access.relay.errors import RelayFull, UnexpectedMessage
 from blockcloud.service_access.relay.messages import (
     HEADER_BYTES,
@@ -24,6 +23,12 @@ from blockcloud.service_access.tls import peer_certificate_hash
 
 UNSENT_BYTES: Final = 64 * 1024
 TLS_SHUTDOWN_SECONDS: Final = 1.0
+
+
+class ControlLost(Unreachable):
+    """The control connection has ended."""
+
+    code = "control_lost"
 
 
 class ControlStream:
@@ -67,12 +72,12 @@ class ControlStream:
         return cls(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
 
     async def receive(self) -> ControlMessage:
-        """The next message. Raises LinkBroken at the end, Malformed and other PeerFaults."""
+        """The next message. Raises ControlLost at the end, Malformed and other PeerFaults."""
         try:
             kind, length = decode_header(await self._reader.readexactly(HEADER_BYTES))
             return decode_body(kind, await self._reader.readexactly(length))
         except (asyncio.IncompleteReadError, OSError):
-            raise LinkBroken("the control connection has ended") from None
+            raise ControlLost from None
 
     async def receive_part(self, kind: MessageKind) -> bytes:
         """The handshake message of this kind, which must be the next one. Raises UnexpectedMessage, too."""

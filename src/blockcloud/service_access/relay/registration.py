@@ -23,7 +23,6 @@ from blockcloud.primitives.limits import HANDSHAKE_SECONDS
 from blockcloud.service_access import tls
 from blockcloud.service_access.addresses import HostPort
 from blockcloud.service_access.handshake import RANDOMNESS_BYTES, Initiator
-from blockcloud.service_access.links import time_limit
 from blockcloud.service_access.relay.control_stream import ControlStream
 from blockcloud.service_access.relay.dialling import open_connection
 from blockcloud.service_access.relay.errors import Replaced, UnexpectedMessage
@@ -195,8 +194,11 @@ class RelayRegistration:
         connection = await open_connection(place, Preamble(Wish.CONTROL), source=self._source(), timeout_ms=CONNECT_MS)
         stream = await ControlStream.upgrade(connection, self._context, timeout_s=HANDSHAKE_SECONDS)
         try:
-            async with time_limit(HANDSHAKE_SECONDS * 1_000, "the relay did not finish its handshake"):
+            async with asyncio.timeout(HANDSHAKE_SECONDS):
                 registered = await self._authenticate(stream, relay_key)
+        except TimeoutError:
+            stream.abort()
+            raise TimedOut("the relay did not finish its handshake", relay=self.name) from None
         except BaseException:
             stream.abort()
             raise

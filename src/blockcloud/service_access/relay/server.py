@@ -22,7 +22,6 @@ from blockcloud.primitives.limits import HALF_OPEN_HANDSHAKES, HANDSHAKE_SECONDS
 from blockcloud.service_access import tls
 from blockcloud.service_access.addresses import HostPort
 from blockcloud.service_access.handshake import RANDOMNESS_BYTES, Responder
-from blockcloud.service_access.links import time_limit
 from blockcloud.service_access.relay.control_stream import ControlStream
 from blockcloud.service_access.relay.dialling import receive_exactly
 from blockcloud.service_access.relay.errors import (
@@ -171,7 +170,7 @@ class RelayServer:
             try:
                 connection.setblocking(False)
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                async with time_limit(HANDSHAKE_SECONDS * 1_000, "no preamble"):
+                async with asyncio.timeout(HANDSHAKE_SECONDS):
                     preamble = decode_preamble(await receive_exactly(connection, PREAMBLE_BYTES))
                 if preamble.wish is Wish.CONTROL:
                     connection.send(encode_answer(Status.OK))
@@ -189,6 +188,8 @@ class RelayServer:
                 self._refuse(connection, fault)
             except (TimedOut, Unreachable) as error:
                 self.faults[error.code] += 1
+            except TimeoutError:
+                self.faults[TimedOut.code] += 1
             except (EOFError, OSError):
                 self.faults["left"] += 1
 
@@ -205,7 +206,7 @@ class RelayServer:
         """A control connection, which is closed at the end."""
         stream = await ControlStream.upgrade(connection, self._context, timeout_s=HANDSHAKE_SECONDS, server_side=True)
         try:
-            async with time_limit(HANDSHAKE_SECONDS * 1_000, "the instance did not finish its handshake"):
+            async with asyncio.timeout(HANDSHAKE_SECONDS):
                 key = await self._authenticate(stream)
             effects = self._core.register(number, key, self._now_ms())
             self._controls[number] = stream
@@ -228,7 +229,7 @@ class RelayServer:
             stream.close()
 
     async def _authenticate(self, stream: ControlStream) -> bytes:
-        """The key that the peer proves to hold. Raises PeerFault's children, LinkBroken."""
+        """The key that the peer proves to hold. Raises PeerFault's children, ControlLost."""
         responder = Responder(
             keys=lambda name: self._key if name == self.name else None,
             purpose=RELAY_PURPOSE,

@@ -13,7 +13,7 @@ import uvloop
 from blockcloud.api.server import ApiServer, build_app
 from blockcloud.node.config import NodeConfig, read_config
 from blockcloud.node.logging import set_up_logging
-from blockcloud.node.memory import limit_arenas
+from blockcloud.node.memory import keep_little_memory
 from blockcloud.node.policy_engine import require_policy_engine
 from blockcloud.node.validator import Validator
 from blockcloud.primitives.keys import SigningKey, self_test
@@ -28,7 +28,7 @@ def run_node(home: Path) -> None:
     Diverged when the node must not go on."""
     config = read_config(home)
     set_up_logging(config.log_level)
-    limit_arenas()
+    keep_little_memory()
     self_test()
     genesis = read_genesis(config.genesis_path)
     require_policy_engine(genesis)

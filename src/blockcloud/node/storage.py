@@ -6,6 +6,10 @@ batch before it durable too. A torn tail of the log (kill -9, power cut) is cut 
 Facts that shaped this file (measured on rocksdict 0.3.29):
 - a live iterator keeps the database locked after `close`, so no iterator outlives the call that made it: `scan` reads
   a chunk, drops its iterator, and only then yields;
+- the index and the filter of a file come into the block cache as one piece each, and a piece that is larger than one of
+  the cache's shards (0.75 MB of 24) never stays: each read makes it anew, which was half of a node's processor time
+  once a file of `latest` had grown to 64 MB. So files of tables that are read key by key stay small; where most is
+  scanned, there is no filter, and the index is cut into partitions of a few KB, of which a read needs one;
 - `write` holds the GIL, also while it syncs: on a slow or busy disk for 10 ms and more, in which nothing else in the
   process moves. `sync` makes earlier writes durable without that: RocksDB hands every write to the operating system
   before it returns, so it is enough to sync the files of the write-ahead log, which lets go of the GIL.
@@ -21,6 +25,7 @@ from pathlib import Path
 from typing import Final
 
 from rocksdict import (
+    BlockBasedIndexType,
     BlockBasedOptions,
     Cache,
     ColumnFamily,
@@ -35,6 +40,7 @@ from rocksdict import (
 from blockcloud.primitives.errors import BadConfiguration, StorageFault
 from blockcloud.primitives.storage import Batch
 from blockcloud.service_chain.state import STATE_TABLES
+from blockcloud.service_chain.state.tables import LATEST
 
 RECEIPTS: Final = "receipts"
 COMMITS: Final = "commits"
@@ -42,6 +48,8 @@ BLOCKS: Final = "blocks"
 META: Final = "meta"
 ROUTING: Final = "routing"
 ALL_TABLES: Final = (*STATE_TABLES, RECEIPTS, COMMITS, BLOCKS, META, ROUTING)
+# Read key by key, `latest` nearly always for keys that it has; the others are scanned, or read at known places.
+READ_BY_KEY: Final = (LATEST, RECEIPTS)
 
 # Memory: four validators with a million keys each share one machine.
 BLOCK_CACHE_BYTES: Final = 24 * 1024 * 1024
@@ -49,6 +57,8 @@ WRITE_BUFFERS_BYTES: Final = 32 * 1024 * 1024  # of all tables together
 WRITE_BUFFER_BYTES: Final = 8 * 1024 * 1024  # of one table
 LOG_BYTES: Final = 64 * 1024 * 1024  # write-ahead log: the oldest tables are flushed beyond it
 BLOOM_BITS_PER_KEY: Final = 10
+PARTITION_BYTES: Final = 4 * 1024  # of the indices of large files
+SMALL_FILE_BYTES: Final = 16 * 1024 * 1024
 OPEN_FILES: Final = 256
 SCAN_CHUNK: Final = 512  # entries held in memory by one scan
 
@@ -70,7 +80,7 @@ class RocksStore:
         cache = Cache(BLOCK_CACHE_BYTES)
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            families = {table: _table_options(cache) for table in tables}
+            families = {table: _table_options(table, cache) for table in tables}
             self._database = Rdict(str(path), _database_options(), column_families=families)
             for table in tables:
                 self._tables[table] = self._database.get_column_family(table)
@@ -196,13 +206,19 @@ def _database_options() -> Options:
     return options
 
 
-def _table_options(cache: Cache) -> Options:
+def _table_options(table: str, cache: Cache) -> Options:
     blocks = BlockBasedOptions()
     blocks.set_block_cache(cache)
-    blocks.set_bloom_filter(BLOOM_BITS_PER_KEY, False)
     blocks.set_cache_index_and_filter_blocks(True)
     blocks.set_pin_l0_filter_and_index_blocks_in_cache(True)
     options = Options(raw_mode=True)
+    if table in READ_BY_KEY:
+        blocks.set_bloom_filter(BLOOM_BITS_PER_KEY, False)
+        options.set_target_file_size_base(SMALL_FILE_BYTES)
+        options.set_optimize_filters_for_hits(table == LATEST)
+    else:
+        blocks.set_index_type(BlockBasedIndexType.two_level_index_search())
+        blocks.set_metadata_block_size(PARTITION_BYTES)
     options.set_block_based_table_factory(blocks)
     options.set_write_buffer_size(WRITE_BUFFER_BYTES)
     options.set_max_write_buffer_number(2)

@@ -44,8 +44,9 @@ from blockcloud.service_chain.state.undo import UndoRecords, encode_undo, tops_o
 
 # How many checkpoints back proofs can be made.
 RETAINED_CHECKPOINTS: Final = 64
-# Keys whose value and hash are kept in memory, twice over at most.
+# Keys whose value is kept in memory, and keys whose hash is, twice over at most. A hash is made again in a microsecond.
 CACHED_KEYS: Final = 131_072
+CACHED_HASHES: Final = 32_768
 # Older checkpoints whose view is kept until the next one: clients ask for the newest certified ones again and again.
 CACHED_PASTS: Final = 4
 
@@ -113,7 +114,7 @@ class VersionedState:
         self._store = store
         self._retained_checkpoints = max(1, retained_checkpoints)
         self._values = Recent(self._stored_value, cached_keys)
-        self._hashed_keys = Recent(key_hash, cached_keys)
+        self._hashed_keys = Recent(key_hash, min(cached_keys, CACHED_HASHES))
         # Checkpoints that can be proved, oldest first: height -> root. The last is the one the tree stands at.
         self._roots: dict[int, bytes] = {}
         # What changed since the last checkpoint, by key hash.

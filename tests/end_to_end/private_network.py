@@ -1,217 +1,24 @@
-"""A network of namespaces for one test: each host in its own, all joined by a router, reachable from the test.
-
-    test (root namespace) --- router --- host 0 .. host N-1      198.18.X.0/24, X is free on this machine
-
-Hosts have one cable to the router each. What goes wrong is done with routes and links, as an operator would see it:
-the router drops or refuses packets from one host to another (each direction for itself), a cable is unplugged at the
-router (the host loses its carrier) or the interface is taken down at the host (its routes go too), and packets of a
-pair take a flaky road (`flaky_road`). The path between the test and a host suffers only with the host's cable.
-198.18.0.0/15 is for tests of networks (RFC 2544). Needs root, iproute2 and /dev/net/tun.
-"""
+"""The network of namespaces of `blockcloud.bench`, for tests: where it is not permitted, the test is skipped."""
 
 from __future__ import annotations
 
-import fcntl
-import ipaddress
-import os
-import subprocess
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from tests.end_to_end.flaky_road import TUN_DEVICE, FlakyRoad, Weather
+from blockcloud.bench.private_network import DROPS, Direction, NotPermitted, PrivateNetwork
+from blockcloud.bench.private_network import private_network as made_network
 
-IP_SECONDS = 30
-NETWORKS = 200
-FLAKY_TABLE = 100
-# Priorities of rules at the router, in this order: what comes from the flaky road goes on; drops; onto the flaky road.
-RETURN_PRIORITY, DROP_PRIORITY, FLAKY_PRIORITY = 50, 100, 1_000
-DROPS = ("blackhole", "unreachable", "prohibit")  # silently, or with a word to the sender
-
-Direction = tuple[int, int]  # from host, to host
-
-
-class IpFailed(Exception):
-    """`ip` refused; the message says why."""
-
-
-def why_not() -> str:
-    """Why no such network can be made here; empty if it can."""
-    if os.geteuid() != 0:
-        return "network namespaces need root"
-    name = f"bcprobe{os.getpid()}"
-    try:
-        os.close(os.open(TUN_DEVICE, os.O_RDWR))
-        _ip(f"netns add {name}")
-        try:
-            _ip("link set lo up", inside=name)
-        finally:
-            _ip(f"netns del {name}")
-    except FileNotFoundError as error:
-        return f"not here: {error.filename} (`ip` is in the Debian package iproute2)"
-    except (OSError, IpFailed) as error:
-        return f"network namespaces are not permitted: {error}"
-    return ""
-
-
-def _ip(*lines: str, inside: str = "") -> None:
-    """Run lines of `ip` in one go, in a namespace if one is named."""
-    command = ["ip", *(["-n", inside] if inside else []), "-batch", "-"]
-    text = "".join(line + "\n" for line in lines)
-    done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=IP_SECONDS)
-    if done.returncode:
-        raise IpFailed(f"{done.stderr.strip()} (in {inside or 'the root namespace'}: {'; '.join(lines)})")
-
-
-class PrivateNetwork:
-    """`hosts` namespaces and the router between them. Use `private_network`."""
-
-    def __init__(self, number: int, hosts: int, seed: int) -> None:
-        self._number = number
-        self.addresses = [f"198.18.{number}.{10 + host}" for host in range(hosts)]
-        self._router = f"bc{number}-router"
-        self._top = f"bc{number}t"  # the test's own end of its cable
-        self._dropped: dict[Direction, str] = {}
-        self._flaky: dict[Direction, None] = {}
-        self._unplugged: dict[int, None] = {}
-        self._down: dict[int, None] = {}
-        self.remove()
-        self._make(seed)
-
-    def namespace(self, host: int) -> str:
-        return f"bc{self._number}-h{host}"
-
-    def through(self, host: int) -> list[str]:
-        """The command that runs a program at a host."""
-        return ["ip", "netns", "exec", self.namespace(host)]
-
-    # Making
-
-    def _make(self, seed: int) -> None:
-        router, gateway = self._router, f"198.18.{self._number}.1"
-        _ip(f"netns add {router}", *(f"netns add {self.namespace(host)}" for host in range(len(self.addresses))))
-        forwarding = "for f in all default; do echo 0 > /proc/sys/net/ipv4/conf/$f/rp_filter; done;"
-        forwarding += "echo 1 > /proc/sys/net/ipv4/ip_forward"
-        subprocess.run(["ip", "netns", "exec", router, "sh", "-c", forwarding], check=True, timeout=IP_SECONDS)
-        own = f"198.18.{self._number}.254"
-        _ip(
-            f"link add {self._top} type veth peer name top netns {router}",
-            f"addr add {own} peer {gateway} dev {self._top}",
-            f"link set {self._top} up",
-            f"route add 198.18.{self._number}.0/24 via {gateway}",
-        )
-        _ip(f"addr add {gateway} peer {own} dev top", "link set top up", "link set lo up", inside=router)
-        for host, address in enumerate(self.addresses):
-            _ip(f"link add h{host} type veth peer name cable netns {self.namespace(host)}", inside=router)
-            _ip(f"addr add {gateway} peer {address} dev h{host}", f"link set h{host} up", inside=router)
-            _ip(f"addr add {address} peer {gateway} dev cable", "link set lo up", inside=self.namespace(host))
-            self._raise(host)
-        name = f"bc{self._number}flaky"
-        self.road = FlakyRoad(name, seed)
-        _ip(f"link set {name} netns {router}")
-        _ip(
-            f"link set {name} txqueuelen 2000 up",
-            f"route add default dev {name} table {FLAKY_TABLE}",
-            f"rule add priority {RETURN_PRIORITY} iif {name} lookup main",
-            inside=router,
-        )
-
-    def _raise(self, host: int) -> None:
-        gateway = f"198.18.{self._number}.1"
-        _ip("link set cable up", f"route replace default via {gateway} dev cable", inside=self.namespace(host))
-
-    def remove(self) -> None:
-        """Take away what is there of this network, also what a killed test left. Its programs must have ended."""
-        if hasattr(self, "road"):
-            self.road.close()
-        # Its cable first: the kernel takes a namespace apart in its own time, and the other end of the cable with it.
-        if Path("/sys/class/net", self._top).exists():
-            _ip(f"link del {self._top}")
-        names = [self._router, *(self.namespace(host) for host in range(len(self.addresses)))]
-        _ip(*(f"netns del {name}" for name in names if Path("/run/netns", name).exists()))
-
-    # Breaking
-
-    def _rules(self, verb: str, base: int, directions: Iterable[Direction], action: str) -> list[str]:
-        """Lines that add or delete a rule at the router for each direction."""
-        return [
-            f"rule {verb} priority {base + source * len(self.addresses) + destination}"
-            f" from {self.addresses[source]} to {self.addresses[destination]} {action}"
-            for source, destination in directions
-        ]
-
-    def drop(self, directions: Iterable[Direction], how: str = "blackhole") -> None:
-        """Let nothing pass from one host to another; `how` is one of DROPS."""
-        assert how in DROPS
-        new = [direction for direction in directions if direction not in self._dropped]
-        self._dropped.update(dict.fromkeys(new, how))
-        _ip(*self._rules("add", DROP_PRIORITY, new, how), inside=self._router)
-
-    def spoil(self, directions: Iterable[Direction], weather: Weather) -> None:
-        """Send packets from one host to another over the flaky road."""
-        directions = list(directions)
-        for source, destination in directions:
-            self.road.weather[_packed(self.addresses[source]), _packed(self.addresses[destination])] = weather
-        new = [direction for direction in directions if direction not in self._flaky]
-        self._flaky.update(dict.fromkeys(new))
-        _ip(*self._rules("add", FLAKY_PRIORITY, new, f"lookup {FLAKY_TABLE}"), inside=self._router)
-
-    def unplug(self, host: int) -> None:
-        """Take the cable out of the router: the host loses its carrier, and the router its route there."""
-        if host not in self._unplugged:
-            self._unplugged[host] = None
-            _ip(f"link set h{host} down", inside=self._router)
-
-    def take_down(self, host: int) -> None:
-        """Take the interface down at the host: its routes are gone, whoever sends gets an error at once."""
-        if host not in self._down:
-            self._down[host] = None
-            _ip("link set cable down", inside=self.namespace(host))
-
-    def plug(self, host: int) -> None:
-        """Undo `unplug` and `take_down`."""
-        if host in self._unplugged:
-            del self._unplugged[host]
-            _ip(f"link set h{host} up", inside=self._router)
-        if host in self._down:
-            del self._down[host]
-            self._raise(host)
-
-    def heal(self) -> None:
-        """Everything as it was."""
-        for host in range(len(self.addresses)):
-            self.plug(host)
-        drops = [line for each, how in self._dropped.items() for line in self._rules("del", DROP_PRIORITY, [each], how)]
-        roads = self._rules("del", FLAKY_PRIORITY, self._flaky, f"lookup {FLAKY_TABLE}")
-        _ip(*drops, *roads, inside=self._router)
-        self._dropped.clear()
-        self._flaky.clear()
-        self.road.weather.clear()
-
-
-def _packed(address: str) -> bytes:
-    return ipaddress.IPv4Address(address).packed
+__all__ = ["DROPS", "Direction", "PrivateNetwork", "private_network"]
 
 
 @contextmanager
-def private_network(hosts: int, seed: int) -> Iterator[PrivateNetwork]:
-    """A network that no other test on this machine uses, until the block is left. Needs a running loop. Where such a
-    network is not permitted the test is skipped."""
-    if reason := why_not():
-        pytest.skip(reason)
-    for number in range(1, NETWORKS):
-        with Path(tempfile.gettempdir(), f"blockcloud-network-{number}").open("wb") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            network = PrivateNetwork(number, hosts, seed)
-            try:
-                yield network
-            finally:
-                network.remove()
-            return
-    raise AssertionError("no free test network")
+def private_network(hosts: int, seed: int, cables: int = 1) -> Iterator[PrivateNetwork]:
+    """A network that nobody else on this machine uses, until the block is left. Needs a running loop."""
+    with ExitStack() as stack:
+        try:
+            network = stack.enter_context(made_network(hosts, seed, cables))
+        except NotPermitted as reason:
+            pytest.skip(str(reason))
+        yield network

@@ -21,9 +21,9 @@ from typing import Any
 
 import pytest
 
+from blockcloud.bench.flaky_road import Weather
 from blockcloud.node.config import BASE_PORT
 from blockcloud.node.devnet import create_devnet
-from tests.end_to_end.flaky_road import Weather
 from tests.end_to_end.ledger_world import CLOSE_HEIGHTS, POLL_SECONDS, World, open_world, until
 from tests.end_to_end.payments import PAYERS, Payments, flowing, streams
 from tests.end_to_end.private_network import DROPS, Direction, PrivateNetwork, private_network

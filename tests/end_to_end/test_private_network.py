@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tests.end_to_end.flaky_road import Weather
+from blockcloud.bench.flaky_road import Weather
 from tests.end_to_end.ledger_world import until
 from tests.end_to_end.private_network import DROPS, PrivateNetwork, private_network
 

@@ -14,14 +14,15 @@ import random
 import struct
 from collections import Counter
 from dataclasses import dataclass
+from typing import Final
 
-TUN_DEVICE = "/dev/net/tun"
-TUNSETIFF = 0x400454CA
+TUN_DEVICE: Final = "/dev/net/tun"
+TUNSETIFF: Final = 0x400454CA
 IFF_TUN, IFF_NO_PI = 0x0001, 0x1000
-IPV4 = 4
-PACKET_BYTES = 65_536
-PACKETS_AT_ONCE = 64  # read in one turn of the loop
-PACKETS_UNDER_WAY = 20_000  # what comes beyond it is lost
+IPV4: Final = 4
+PACKET_BYTES: Final = 65_536
+PACKETS_AT_ONCE: Final = 64  # read in one turn of the loop
+PACKETS_UNDER_WAY: Final = 20_000  # what comes beyond it is lost
 
 
 @dataclass(frozen=True)

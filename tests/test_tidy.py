@@ -33,7 +33,7 @@ DETERMINISTIC = (f"{PACKAGE}transaction_chain/", f"{PACKAGE}service_chain/")
 PURE = (*DETERMINISTIC, f"{PACKAGE}primitives/", f"{PACKAGE}routing/", f"{PACKAGE}service_access/")
 # ... except these files, each of which carries out what a core decided.
 SERVICE_ACCESS_ADAPTORS = (
-    "announce connector control endpoint forward links listener publish redial splice stream tls".split()
+    "announce connector control endpoint forward listener publish reception redial splice stream tls".split()
 )
 RELAY_ADAPTORS = "control_stream dialling pipe registration server".split()
 ADAPTORS = (
@@ -44,6 +44,7 @@ ADAPTORS = (
     # The asyncio side of the service access layer; the rest of it is sans-IO.
     *(f"{PACKAGE}service_access/{name}.py" for name in SERVICE_ACCESS_ADAPTORS),
     *(f"{PACKAGE}service_access/relay/{name}.py" for name in RELAY_ADAPTORS),
+    f"{PACKAGE}service_access/links/",
 )
 IMPURE_MODULES = frozenset(
     "asyncio builtins concurrent ctypes datetime fcntl glob http httpx2 importlib io.open mmap multiprocessing os "

@@ -104,7 +104,7 @@ async def test_two_homes_are_two_replicas(home: Path, tmp_path: Path) -> None:
         answering(second),
     ):
         assert first.addresses != second.addresses
-        first.endpoint._close_listener()  # one replica is gone; its record is not
+        first.endpoint.stop_listening()  # one replica is gone; its record is not
         assert await ask(home) == b"HELLO"
 
 

@@ -129,7 +129,7 @@ async def test_crash_of_the_publisher_is_an_error_for_the_program(world: World, 
     await bounded(process.stdout.readline())
     endpoint = listener.endpoint
     endpoint._closed = True  # it finds no links any more, as if its process were gone
-    endpoint._close_listener()
+    endpoint.stop_listening()
     for session in list(endpoint.sessions.values()):
         endpoint.sessions.clear()
         session.drop_link()

@@ -13,14 +13,14 @@ import pytest
 from blockcloud.primitives.errors import Unreachable, WrongKey
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.primitives.limits import SESSION_BUFFER_BYTES
-from blockcloud.service_access import endpoint as endpoint_module
-from blockcloud.service_access import tls
+from blockcloud.service_access import reception
 from blockcloud.service_access.addresses import Address
 from blockcloud.service_access.connector import Connector
 from blockcloud.service_access.errors import AccessDenied, SessionEnded, SessionLost, SessionReset
 from blockcloud.service_access.frames import Kind, Ping, Resume, Rst, encode_frame, encode_handshake
 from blockcloud.service_access.handshake import HANDSHAKE_MESSAGE_BYTES, Initiator
-from blockcloud.service_access.links import dial
+from blockcloud.service_access.links.link import Link
+from blockcloud.service_access.links.tcp_tls import TlsLinks
 from blockcloud.service_access.listener import connect
 from blockcloud.service_access.resolution import NoInstances, UnknownName
 from blockcloud.service_access.service_table import Action, Rule
@@ -30,6 +30,10 @@ from tests.service_access.access_world import NAME, Moves, World, bounded, diges
 QUICK = SessionParameters(give_up_ms=600, dead_after_ms=400, heartbeat_ms=100, linger_ms=300)
 MEGABYTES = random_bytes(6_000_000)
 DIGEST = hashlib.sha256(MEGABYTES).hexdigest()
+
+
+async def dial(address: Address) -> Link:
+    return await TlsLinks().dial(address, peer=b"", source=None, timeout_ms=5_000)
 
 
 async def test_bytes_both_ways_and_a_clean_end(world: World) -> None:
@@ -62,7 +66,7 @@ async def test_provider_moves_in_mid_transfer(world: World, consumer_host: str |
     assert consumer.core.link == provider.core.link > 0
     assert listener.addresses[0].host == "127.0.0.5"
     with pytest.raises(Unreachable):  # the old listener is gone
-        await dial(before[0], tls.client_context(), source=None, timeout_ms=1_000)
+        await dial(before[0])
     assert world.registry.resolved == 1  # the registry was not asked for the move
     await until(lambda: world.registry.announced == 2)
     assert [each.host for each in (await world.registry.resolve(NAME)).instances[0].endpoints] == ["127.0.0.5"]
@@ -150,7 +154,7 @@ async def test_move_without_a_word_is_found_through_the_registry(world: World) -
     listener, _, provider, consumer = await world.pair()
     old = world.registry.instances[NAME]
     # The provider's address changes and every link breaks before a word can be said.
-    listener.endpoint._switch_listener("127.0.0.6", 0)
+    await listener.endpoint._switch_listeners([Address("tls", "127.0.0.6", 0)])
     for callback in listener.endpoint.moved:
         callback()
     await until(lambda: old[listener_key(old)].endpoints[0].host == "127.0.0.6")
@@ -168,7 +172,7 @@ async def test_crash_of_the_provider_is_an_error_not_a_hang(world: World) -> Non
     listener, _, provider, consumer = await world.pair(parameters=QUICK)
     await provider.write(b"begun")
     assert await bounded(consumer.read()) == b"begun"
-    listener.endpoint._close_listener()
+    listener.endpoint.stop_listening()
     listener.endpoint.sessions.clear()
     provider._keeper = world  # type: ignore[assignment]
     world.link_needed = lambda session: None  # type: ignore[attr-defined]
@@ -205,7 +209,7 @@ async def test_key_taken_off_the_ledger_resets_the_session(world: World) -> None
 async def test_revoked_key_is_noticed_when_the_name_is_resolved_again(world: World) -> None:
     listener, _, provider, consumer = await world.pair()
     world.registry.keys[NAME] = [bytes(32)]
-    listener.endpoint._close_listener()
+    listener.endpoint.stop_listening()
     provider.drop_link()
     with pytest.raises(SessionReset) as caught:
         await bounded(consumer.read())
@@ -238,7 +242,7 @@ async def test_unknown_dropped_and_unreachable_names(world: World) -> None:
     with pytest.raises(AccessDenied):
         await connector.connect(NAME)
     listener = await world.listener(name="gone.test")
-    listener.endpoint._close_listener()
+    listener.endpoint.stop_listening()
     with pytest.raises(Unreachable):
         await connector.connect("gone.test")
 
@@ -247,7 +251,7 @@ async def test_late_binding_takes_a_live_replica(world: World) -> None:
     first, second = await world.listener(), await world.listener()
     endpoint = await world.endpoint()
     connector = Connector(endpoint, world.registry)
-    first.endpoint._close_listener()
+    first.endpoint.stop_listening()
     for _ in range(4):
         session = await bounded(connector.connect(NAME))
         await bounded(second.accept())
@@ -286,7 +290,6 @@ async def test_slow_reader_bounds_memory(world: World) -> None:
 async def test_garbage_on_the_port_changes_nothing(world: World) -> None:
     listener, _, provider, consumer = await world.pair()
     address = listener.addresses[0]
-    client = tls.client_context()
     silent_reader, silent = await asyncio.open_connection(
         address.host, address.port
     )  # a client that never says anything
@@ -309,7 +312,7 @@ async def test_garbage_on_the_port_changes_nothing(world: World) -> None:
         encode_frame(Resume(session_id, 0, bytes(32))): "fenced_link",
     }
     for junk, code in inside.items():
-        link = await dial(address, client, source=None, timeout_ms=5_000)
+        link = await dial(address)
         link.send(junk)
         answer = await bounded(link.next_frame())
         assert isinstance(answer, Rst)
@@ -332,22 +335,22 @@ async def _until_closed(reader: asyncio.StreamReader) -> None:
 
 
 async def test_half_open_handshakes_are_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint_module, "HALF_OPEN_HANDSHAKES", 3)
+    monkeypatch.setattr(reception, "HALF_OPEN_HANDSHAKES", 3)
     listener = await world.listener()
     address = listener.addresses[0]
     silent = [await asyncio.open_connection(address.host, address.port) for _ in range(8)]
     await until(lambda: listener.endpoint.faults["too_many"] == 5)
-    assert len(listener.endpoint._half_open) == 3
+    assert len(listener.endpoint._reception.half_open) == 3
     for _, writer in silent:
         writer.close()
-    await until(lambda: not listener.endpoint._half_open)
+    await until(lambda: not listener.endpoint._reception.half_open)
     endpoint = await world.endpoint()
     await bounded(Connector(endpoint, world.registry).connect(NAME))
 
 
 async def test_resume_by_a_stranger_leaves_the_session_alone(world: World) -> None:
     listener, _, provider, consumer = await world.pair()
-    link = await dial(listener.addresses[0], tls.client_context(), source=None, timeout_ms=5_000)
+    link = await dial(listener.addresses[0])
     link.send(encode_frame(Resume(consumer.core.session_id, 1_000, bytes(32))))
     challenge = await bounded(link.next_frame())
     from blockcloud.service_access.frames import Challenge, Proof

@@ -132,6 +132,7 @@ class Connector:
                     resolution.instance_keys,
                     timeout_ms=DIAL_TIMEOUT_MS,
                     credentials=self.credentials,
+                    instance=key or b"",
                 )
             except BlockCloudError as error:
                 last = error

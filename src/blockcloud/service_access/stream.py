@@ -13,7 +13,7 @@ from blockcloud.primitives.errors import BlockCloudError, PeerFault
 from blockcloud.service_access.addresses import Address
 from blockcloud.service_access.errors import SessionEnded
 from blockcloud.service_access.frames import Frame
-from blockcloud.service_access.links import Link
+from blockcloud.service_access.links.link import Link
 from blockcloud.service_access.session import Role, SessionCore, State, Statistics
 
 READ_BYTES: Final = 256 * 1024

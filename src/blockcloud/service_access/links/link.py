@@ -1,4 +1,4 @@
-"""A link: one TLS connection that carries frames, as an asyncio protocol.
+"""A link: one connection that carries frames, whatever is below it. Each kind of carrier is a subclass.
 
 Until somebody binds it, frames are taken one at a time with `next_frame`, nothing larger than a handshake message is
 accepted, and reading stops when the peer sends ahead. Bound, it hands every frame to its session at once.
@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from typing import Any, Final, Protocol, cast
 
 from blockcloud.primitives.errors import PeerFault, TimedOut, Unreachable
-from blockcloud.service_access.addresses import TLS, Address
 from blockcloud.service_access.frames import Frame, FrameDecoder, Rst, encode_frame
-from blockcloud.service_access.tls import peer_certificate_hash
 
 UNBOUND_BYTES: Final = 128 * 1024
 WRITE_BUFFER_BYTES: Final = 256 * 1024
-TLS_SHUTDOWN_SECONDS: Final = 1.0
 
 
 class LinkBroken(Unreachable):
@@ -41,51 +38,55 @@ class LinkOwner(Protocol):
     def link_lost(self, link: Link) -> None: ...
 
 
-class Link(asyncio.Protocol):
-    """See the module's text. `counter` is the session's number for this link, set by whoever binds it."""
+class Link(ABC):
+    """See the module's text. `counter` is the session's number for this link, set by whoever binds it.
+
+    `binding` are 32 bytes that name this channel, the same at both ends and another in the middle: the hash of the TLS
+    server's certificate, say. `paused`: the carrier's bounded buffer is full, send no more until `link_settled`.
+    """
 
     def __init__(self) -> None:
         self.counter = 0
         self.lost = False
         self.paused = False
+        self.binding = b""
         self._decoder = FrameDecoder()
         self._owner: LinkOwner | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._transport: asyncio.Transport | None = None
         self._reading = True
 
-    # --- asyncio.Protocol -------------------------------------------------------------------------------------------
+    # --- the carrier's side -----------------------------------------------------------------------------------------
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
-
-    def data_received(self, data: bytes) -> None:
+    def _received(self, data: bytes) -> None:
+        """Bytes of frames have come; they must not be changed afterwards."""
         self._decoder.feed(data)
         if self._owner is not None:
             self._deliver()
             return
-        if self._reading and self._decoder.buffered > UNBOUND_BYTES and self._transport is not None:
+        if self._reading and self._decoder.buffered > UNBOUND_BYTES:
             self._reading = False
-            self._transport.pause_reading()
+            self._pause_reading()
         self._wake()
 
-    def eof_received(self) -> None:
-        """Close: a link has no half-open state."""
-
-    def connection_lost(self, exc: Exception | None) -> None:
+    def _broken(self) -> None:
+        """The carrier is gone."""
         self.lost = True
         self._wake()
         if self._owner is not None:
             self._owner.link_lost(self)
 
-    def pause_writing(self) -> None:
-        self.paused = True
-
-    def resume_writing(self) -> None:
+    def _writable(self) -> None:
+        """The carrier takes output again."""
         self.paused = False
         if self._owner is not None:
             self._owner.link_settled(self)
+
+    @abstractmethod
+    def _pause_reading(self) -> None:
+        """The peer sends ahead of its handshake: take no more from it for now."""
+
+    @abstractmethod
+    def _resume_reading(self) -> None: ...
 
     # --- before it is bound -----------------------------------------------------------------------------------------
 
@@ -107,9 +108,9 @@ class Link(asyncio.Protocol):
         self.counter = counter
         self._decoder.authenticated()
         self._deliver()
-        if not self._reading and self._transport is not None and not self.lost:
+        if not self._reading and not self.lost:
             self._reading = True
-            self._transport.resume_reading()
+            self._resume_reading()
         if self.lost:
             owner.link_lost(self)
 
@@ -131,63 +132,84 @@ class Link(asyncio.Protocol):
 
     # --- output -----------------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def send(self, *pieces: bytes | memoryview) -> None:
         """Write `pieces` in this order; nothing happens on a broken link (`link_lost` tells)."""
-        if self._transport is not None and not self.lost and not self._transport.is_closing():
-            self._transport.writelines(pieces)
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close when everything is sent."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Close at once."""
+
+    @abstractmethod
+    def peer_host(self) -> str:
+        """The address that the peer's packets come from; empty if there is none."""
 
     def refuse(self, fault: PeerFault) -> None:
         """Say why, and close."""
         self.send(encode_frame(Rst(fault.code, fault.message[:200])))
         self.close()
 
+
+class StreamLink(Link, asyncio.Protocol):
+    """A link over a stream transport of asyncio: TLS, or a Unix socket."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+
+    def data_received(self, data: bytes) -> None:
+        self._received(data)
+
+    def eof_received(self) -> None:
+        """Close: a link has no half-open state."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._broken()
+
+    def pause_writing(self) -> None:
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        self._writable()
+
+    def _pause_reading(self) -> None:
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        if self._transport is not None:
+            self._transport.resume_reading()
+
+    def send(self, *pieces: bytes | memoryview) -> None:
+        if self._transport is not None and not self.lost and not self._transport.is_closing():
+            self._transport.writelines(pieces)
+
     def close(self) -> None:
-        """Close when everything is sent."""
         if self._transport is not None:
             self._transport.close()
 
     def abort(self) -> None:
-        """Close at once."""
         if self._transport is not None:
             self._transport.abort()
 
     def peer_host(self) -> str:
-        """The address that the peer's packets come from; empty if there is no connection."""
         peer: Any = self._transport.get_extra_info("peername") if self._transport is not None else None
-        return str(peer[0]) if peer else ""
+        return str(peer[0]) if peer and isinstance(peer, tuple) else ""
 
-    def peer_certificate_hash(self) -> bytes:
-        """SHA-256 of the certificate of the TLS server at the other end."""
-        tls: Any = self._transport.get_extra_info("ssl_object") if self._transport is not None else None
-        if tls is None:
+    def carrier_info(self, name: str) -> Any:
+        """What the transport knows under `name`. Raises LinkBroken if it is gone."""
+        found = self._transport.get_extra_info(name) if self._transport is not None else None
+        if found is None:
             raise LinkBroken
-        return peer_certificate_hash(cast("ssl.SSLObject", tls))
-
-
-async def dial(address: Address, context: ssl.SSLContext, *, source: str | None, timeout_ms: float) -> Link:
-    """A new link to `address`, from the local address `source`. Raises Unreachable or TimedOut."""
-    link = Link()
-    if address.kind != TLS:
-        raise Unreachable("no links of this kind are made here", address=str(address))
-    try:
-        async with asyncio.timeout(timeout_ms / 1_000):
-            await asyncio.get_running_loop().create_connection(
-                lambda: link,
-                address.host,
-                address.port,
-                ssl=context,
-                local_addr=(source, 0) if source is not None else None,
-                ssl_handshake_timeout=timeout_ms / 1_000,
-                ssl_shutdown_timeout=TLS_SHUTDOWN_SECONDS,
-            )
-    except TimeoutError:
-        link.abort()
-        raise TimedOut("no answer to a new link", address=str(address)) from None
-    except ssl.SSLError as error:
-        raise Unreachable(f"no link: TLS failed: {error.reason or error}", address=str(address)) from None
-    except OSError as error:
-        raise Unreachable(f"no link: {error.strerror or error}", address=str(address)) from None
-    return link
+        return found
 
 
 @contextlib.asynccontextmanager

@@ -23,6 +23,7 @@ from blockcloud.cli import (
     policy,
     service,
     state,
+    table,
     trust,
     validator,
 )
@@ -53,6 +54,7 @@ GROUPS: Final = (
     (policy.app, "policy"),
     (policy.grant, "grant"),
     (policy.role, "role"),
+    (table.app, "table"),
 )
 for group, group_name in GROUPS:
     app.add_typer(group, name=group_name)

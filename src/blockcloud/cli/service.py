@@ -22,6 +22,7 @@ from blockcloud.cli.context import (
     options,
 )
 from blockcloud.cli.output import say, show
+from blockcloud.cli.table import ask
 from blockcloud.primitives.errors import BadConfiguration, Unreachable
 from blockcloud.primitives.names import parse_name
 
@@ -197,23 +198,17 @@ def move(
     if to:
         address_argument(to)
     path = home().control_path(FORWARD if what == FORWARD else f"publish-{parse_name(what)}")
-    answer = asyncio.run(_ask(path, {"op": "status"} if status else {"op": "move", "to": to}))
-    show(answer, as_json=options.as_json)
+    show(asyncio.run(_move(path, to)), as_json=options.as_json)
 
 
-async def _ask(path: Path, operation: dict[str, str]) -> dict[str, Any]:
-    from blockcloud.sdk.errors import refusal
-    from blockcloud.service_access.control import request
-
+async def _move(path: Path, to: str) -> dict[str, Any]:
     if not path.exists():
         raise Unreachable("nothing of this name runs with this home folder", control=str(path))
-    before = (await request(path, {"op": "status"}))["addresses"]
-    answer = await request(path, operation)
-    if not answer.pop("ok"):
-        raise refusal({"code": answer.get("code"), "detail": answer.get("error"), "hint": answer.get("hint")}, 0)
-    if operation["op"] == "move":
-        return {"from": before[0] if before else None, "to": answer["address"]}
-    return answer
+    status = await ask(path, {"op": "status"})
+    if not to:
+        return status
+    answer = await ask(path, {"op": "move", "to": to})
+    return {"from": next(iter(status["addresses"]), None), "to": answer["address"]}
 
 
 class _Control:
@@ -221,9 +216,11 @@ class _Control:
 
     def __init__(self, endpoint: ServiceEndpoint, name: str, status: Callable[[], dict[str, Any]]) -> None:
         from blockcloud.service_access.control import ControlServer, endpoint_operations
+        from blockcloud.service_access.control_table import table_operations
 
         self.path = home().control_path(name)
-        self._server = ControlServer(self.path, endpoint_operations(endpoint, status))
+        operations = {**endpoint_operations(endpoint, status), **table_operations(endpoint)}
+        self._server = ControlServer(self.path, operations)
 
     async def __aenter__(self) -> _Control:
         await self._server.start()

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -110,16 +111,19 @@ class ChainResolver:
     async def _resolve(self, name: str, entry: _Entry) -> Resolution:
         proven = await self._client.proven(name_key(name), max_age_s=RESOLUTION_AGE_SECONDS)
         record = self._active(name, proven)
-        instances = await self._instances(record, entry)
-        return Resolution(
+        found = Resolution(
             name,
             record.owner,
             record.service_file_hash,
             record.instance_keys,
-            instances,
+            (),
             proven.height,
             proven.time_ms,
         )
+        instances = await self._instances(record, entry)
+        if not instances:
+            raise NoInstances(name=name, resolution=found)
+        return replace(found, instances=instances)
 
     def _active(self, name: str, proven: Proven) -> NameRecord:
         if proven.value is None:
@@ -132,7 +136,7 @@ class ChainResolver:
         return record
 
     async def _instances(self, record: NameRecord, entry: _Entry) -> tuple[Instance, ...]:
-        """The live instances, newest record of each key, least loaded first. Raises NoInstances and others."""
+        """The live instances, newest record of each key, least loaded first. Raises why there may be others."""
         urls = self._client.transport.urls
         enough = (len(urls) - 1) // 3 + 1
         # Records seen before still count: a node cannot take an instance back to an older place.
@@ -154,10 +158,8 @@ class ChainResolver:
                 break
         entry.records = newest
         live = _live(newest, self._now_s())
-        if not live:
-            if problem is not None and (not answered or isinstance(problem, PeerFault)):
-                raise problem
-            raise NoInstances(name=record.name)
+        if not live and problem is not None and (not answered or isinstance(problem, PeerFault)):
+            raise problem
         return tuple(
             Instance(item.instance_key, item.endpoints, item.sequence, item.expires_s, item.load)
             for item in sorted(live, key=lambda item: (item.load, item.instance_key))

@@ -18,9 +18,8 @@ from blockcloud.primitives.names import parse_name
 from blockcloud.service_access.addresses import Address
 from blockcloud.service_access.admission import NO_CREDENTIALS, Credentials, PolicyDenied
 from blockcloud.service_access.endpoint import ServiceEndpoint
-from blockcloud.service_access.errors import AccessDenied
 from blockcloud.service_access.resolution import Instance, NoInstances, Resolution, Resolver
-from blockcloud.service_access.service_table import Action
+from blockcloud.service_access.steering import TableResolver, steer
 from blockcloud.service_access.stream import Session
 
 CANDIDATES: Final = 3
@@ -40,16 +39,16 @@ class Connector:
     ) -> None:
         self.credentials = credentials
         self._endpoint = endpoint
-        self._resolver = resolver
+        self._resolver = TableResolver(resolver, endpoint)
         self._measured: OrderedDict[bytes, float] = OrderedDict()
         if endpoint.resolver is None:
-            endpoint.resolver = resolver
+            endpoint.resolver = self._resolver
 
     async def connect(self, name: str, *, timeout_ms: float = CONNECT_TIMEOUT_MS) -> Session:
         """A session with an instance of `name`.
 
-        Raises InvalidName, AccessDenied, PolicyDenied, whatever the resolver raises, NoInstances, WrongKey or
-        BadSignature (whoever answers is not the service), Unreachable, TimedOut.
+        Raises InvalidName, AccessDenied, NoVerdict, TooManyWaiting, PolicyDenied, whatever the resolver raises,
+        NoInstances, WrongKey or BadSignature (whoever answers is not the service), Unreachable, TimedOut.
         """
         parse_name(name)
         try:
@@ -59,13 +58,15 @@ class Connector:
             raise TimedOut("no session within the time allowed", name=name, timeout_ms=round(timeout_ms)) from None
 
     async def _connect(self, name: str) -> Session:
-        endpoint = self._endpoint
-        rule = endpoint.table.lookup(name, endpoint.now_ms(), int.from_bytes(os.urandom(4)))
-        if rule is not None and rule.action is Action.DROP:
-            raise AccessDenied("the service table drops connections to the name", name=name, rule=rule.pattern)
-        resolution = await self._resolver.resolve(name)
+        addresses = await steer(self._endpoint, name)
         try:
-            return await self._race(resolution, rule.addresses if rule and rule.action is Action.FORWARD else ())
+            resolution = await self._resolver.resolve(name)
+        except NoInstances as error:
+            if not addresses or error.resolution is None:
+                raise
+            resolution = error.resolution
+        try:
+            return await self._race(resolution, addresses)
         except (Unreachable, TimedOut, WrongKey, BadSignature) as error:
             fresh = await self._changed(resolution)
             if fresh is None:
@@ -137,6 +138,7 @@ class Connector:
             except BlockCloudError as error:
                 last = error
                 continue
+            self._endpoint.table.used(resolution.name, session.peer_key, self._endpoint.now_ms())
             self._measure(session.peer_key, self._endpoint.now_ms() - started_ms)
             return session
         if key is not None:

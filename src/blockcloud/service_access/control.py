@@ -3,7 +3,9 @@
     {"op": "move", "to": "127.0.0.5:0"}   ->  {"ok": true, "address": "127.0.0.5:40123"}
     {"op": "status"}                      ->  {"ok": true, ...}
 
-A Unix socket with mode 0600: who may connect is a matter of the file system.
+An operation may also be a stream: its answer is followed by further lines, which have no `ok`, while the connection
+goes on taking operations (`control_table`: events and verdicts). A Unix socket with mode 0600: who may connect is a
+matter of the file system.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ import contextlib
 import json
 import os
 import stat
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -28,6 +30,17 @@ ANSWER_SECONDS: Final = 30.0
 STATUS_SESSIONS: Final = 100
 
 Handler: TypeAlias = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+Lines: TypeAlias = AsyncGenerator[dict[str, Any], None]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """An operation whose answer is the first of `lines`; the others follow as they come, one stream a connection."""
+
+    lines: Callable[[dict[str, Any]], Lines]
+
+
+Operations: TypeAlias = Mapping[str, Handler | Stream]
 
 
 class UnknownOperation(Malformed):
@@ -39,15 +52,15 @@ class UnknownOperation(Malformed):
 class ControlServer:
     """Answers `operations` at the Unix socket `path`."""
 
-    def __init__(self, path: Path, operations: Mapping[str, Handler]) -> None:
+    def __init__(self, path: Path, operations: Operations) -> None:
         self._path = path
         self._operations = operations
         self._server: asyncio.Server | None = None
-        self._open = 0
+        self._open: set[asyncio.StreamWriter] = set()
 
     async def start(self) -> None:
         """Listen. A socket file that nobody answers at is replaced. Raises BadConfiguration."""
-        if await _is_served(self._path):
+        if await is_served(self._path):
             raise BadConfiguration("another process serves this control socket", path=str(self._path))
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISSOCK(self._path.lstat().st_mode):
@@ -65,44 +78,79 @@ class ControlServer:
         self._path.chmod(0o600)
 
     async def close(self) -> None:
-        """Stop, and remove the socket file."""
+        """Stop, end the connections, and remove the socket file."""
         if self._server is not None:
             self._server.close()
+            for writer in list(self._open):
+                writer.close()
             self._path.unlink(missing_ok=True)
             self._server = None
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._open >= CONTROL_CONNECTIONS:
+        if len(self._open) >= CONTROL_CONNECTIONS:
             writer.close()
             return
-        self._open += 1
+        self._open.add(writer)
+        stream: tuple[Lines, asyncio.Task[None]] | None = None
         try:
             while line := await reader.readline():
-                writer.write(json.dumps(await self._answer(line)).encode() + b"\n")
+                answer, more = await self._answer(line, streaming=stream is not None)
+                _write(writer, answer)
+                if more is not None:
+                    stream = more, asyncio.get_running_loop().create_task(_follow(more, writer))
                 await writer.drain()
         except (ValueError, ConnectionError):  # a line beyond the limit, or the client has left
             return
         finally:
-            self._open -= 1
+            self._open.discard(writer)
             writer.close()
+            if stream is not None:
+                lines, following = stream
+                following.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await following
+                await lines.aclose()
 
-    async def _answer(self, line: bytes) -> dict[str, Any]:
+    async def _answer(self, line: bytes, *, streaming: bool) -> tuple[dict[str, Any], Lines | None]:
+        """What to say, and the lines that follow it, if any do."""
         try:
-            return {"ok": True, **await self._operate(line)}
+            request = _parse(line)
+            operation = self._operations.get(str(request.get("op")))
+            if operation is None:
+                known = sorted(self._operations)
+                raise UnknownOperation("no such operation", op=str(request.get("op"))[:40], known=known)
+            if not isinstance(operation, Stream):
+                return {"ok": True, **await operation(request)}, None
+            if streaming:
+                raise Malformed("a connection has one subscription; open another one")
+            lines = operation.lines(request)
+            return {"ok": True, **await anext(lines)}, lines
         except BlockCloudError as error:
-            return {"ok": False, "code": error.code, "error": str(error), "hint": error.hint}
+            return {"ok": False, "code": error.code, "error": str(error), "hint": error.hint}, None
 
-    async def _operate(self, line: bytes) -> dict[str, Any]:
-        try:
-            request = json.loads(line)
-        except ValueError:
-            raise Malformed("a request is one JSON object on a line") from None
-        if not isinstance(request, dict):
-            raise Malformed("a request is one JSON object on a line")
-        handler = self._operations.get(str(request.get("op")))
-        if handler is None:
-            raise UnknownOperation("no such operation", op=str(request.get("op"))[:40], known=sorted(self._operations))
-        return await handler(request)
+
+def _parse(line: bytes) -> dict[str, Any]:
+    try:
+        request = json.loads(line)
+    except (ValueError, RecursionError):
+        raise Malformed("a request is one JSON object on a line") from None
+    if not isinstance(request, dict):
+        raise Malformed("a request is one JSON object on a line")
+    return request
+
+
+def _write(writer: asyncio.StreamWriter, line: dict[str, Any]) -> None:
+    writer.write(json.dumps(line).encode() + b"\n")
+
+
+async def _follow(lines: Lines, writer: asyncio.StreamWriter) -> None:
+    """Write lines as they come, and as fast as they are read."""
+    try:
+        async for line in lines:
+            _write(writer, line)
+            await writer.drain()
+    except ConnectionError:  # the reader of the same connection ends it
+        return
 
 
 @contextlib.contextmanager
@@ -119,7 +167,8 @@ def _short(path: Path) -> Iterator[str]:
         os.close(folder)
 
 
-async def _is_served(path: Path) -> bool:
+async def is_served(path: Path) -> bool:
+    """Whether a process answers at the control socket `path`; its file may be left from one that crashed."""
     try:
         with _short(path) as short:
             _, writer = await asyncio.open_unix_connection(short)
@@ -147,6 +196,29 @@ async def request(path: Path, operation: Mapping[str, Any], *, timeout_s: float 
     except ValueError:
         raise Unreachable("no answer at the control socket", path=str(path)) from None
     return dict(answer)
+
+
+async def subscription(path: Path, operation: Mapping[str, Any], *, timeout_s: float = ANSWER_SECONDS) -> Lines:
+    """The lines of a stream of the process behind the control socket `path`: its answer first, the others as they come.
+
+    Ends when the process does. Raises Unreachable if there is no answer.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            with _short(path) as short:
+                reader, writer = await asyncio.open_unix_connection(short, limit=LINE_BYTES)
+            writer.write(json.dumps(dict(operation)).encode() + b"\n")
+            line = await reader.readline()
+    except OSError as error:
+        raise Unreachable(f"no answer at the control socket: {error}", path=str(path)) from None
+    try:
+        while line:
+            yield json.loads(line)
+            line = await reader.readline()
+    except (ConnectionError, ValueError) as error:
+        raise Unreachable(f"the control socket broke: {error}", path=str(path)) from None
+    finally:
+        writer.close()
 
 
 def endpoint_operations(endpoint: ServiceEndpoint, status: Callable[[], dict[str, Any]]) -> dict[str, Handler]:

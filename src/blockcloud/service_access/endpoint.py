@@ -186,7 +186,7 @@ class ServiceEndpoint:
     def key_for(self, name: str) -> SigningKey | None:
         """The key that answers for `name`, as far as the service table lets it; used once for every new session."""
         bound = self._names.get(name)
-        rule = self.table.lookup(name, self.now_ms(), 0) if bound is not None else None
+        rule = self.table.lookup(name, self.now_ms(), 0, incoming=True) if bound is not None else None
         return bound.key if bound is not None and rule is not None and rule.action is Action.DEMUX else None
 
     @property

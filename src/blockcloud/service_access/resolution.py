@@ -26,6 +26,10 @@ class NoInstances(BlockCloudError):
     code = "no_instances"
     hint = "Is the service running? Its address record may have expired."
 
+    def __init__(self, message: str = "", *, resolution: Resolution | None = None, **values: object) -> None:
+        super().__init__(message, **values)
+        self.resolution = resolution  # what was verified of the name, for those who know by other ways where to dial
+
 
 @dataclass(frozen=True)
 class Instance:

@@ -1,0 +1,109 @@
+"""Connects that wait for a verdict of a program of the user. Sans-IO.
+
+A DELAY rule holds a connect, and so does a miss while a program has said that it decides about misses. The program sees
+an event with the number of the waiting connect and answers what is to become of it. How many wait is bounded; how long
+each waits is up to whoever holds it (`connector`), until `deadline_ms`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from blockcloud.primitives.errors import BlockCloudError, TimedOut
+from blockcloud.service_access.addresses import Address
+
+WAITING_CONNECTS: Final = 256
+VERDICT_WAIT_MS: Final = 5_000.0
+VERDICT_WAIT_MS_MAX: Final = 60_000.0
+REASON_CHARACTERS: Final = 200
+
+
+class TooManyWaiting(BlockCloudError):
+    """As many connects wait for verdicts as may."""
+
+    code = "too_many_waiting"
+    hint = "Does the program that gives verdicts run? blockcloud table watch shows what waits."
+
+
+class UnknownWait(BlockCloudError):
+    """No connect with this number waits: it has its verdict, or its time is over."""
+
+    code = "unknown_wait"
+
+
+class NoVerdict(TimedOut):
+    """The service table holds the connect, and no verdict came in time."""
+
+    code = "no_verdict"
+    hint = "A DELAY rule needs a program that answers: docs/how-to/choose-and-steer.md"
+
+
+class Fate(Enum):
+    """What becomes of a waiting connect."""
+
+    FORWARD = "forward"  # to addresses that the verdict names; who answers there must still prove to be the service
+    RESOLVE = "resolve"  # as if there were no rule
+    DROP = "drop"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """An answer. `addresses` go with FORWARD; `reason` is told to whoever is dropped."""
+
+    fate: Fate
+    addresses: tuple[Address, ...] = ()
+    reason: str = ""
+
+
+RESOLVE: Final = Verdict(Fate.RESOLVE)
+
+
+@dataclass(frozen=True)
+class Held:
+    """A waiting connect: because of the DELAY rule `rule`, or of a miss (None)."""
+
+    number: int
+    name: str
+    rule: int | None
+    since_ms: float
+    deadline_ms: float
+    decide: Callable[[Verdict], None]
+
+
+class WaitingRoom:
+    """The connects that wait. `deciding` counts the programs that decide about misses."""
+
+    def __init__(self) -> None:
+        self.deciding = 0
+        self._held: dict[int, Held] = {}
+        self._numbers = 0
+
+    def hold(
+        self, name: str, rule: int | None, now_ms: float, wait_ms: float, decide: Callable[[Verdict], None]
+    ) -> Held:
+        """Take a connect in; `decide` is called once, with its verdict. Raises TooManyWaiting."""
+        if len(self._held) >= WAITING_CONNECTS:
+            raise TooManyWaiting(limit=WAITING_CONNECTS)
+        self._numbers += 1
+        held = Held(self._numbers, name, rule, now_ms, now_ms + wait_ms, decide)
+        self._held[held.number] = held
+        return held
+
+    def answer(self, number: int, verdict: Verdict) -> Held:
+        """Give a waiting connect its verdict. Raises UnknownWait."""
+        held = self._held.pop(number, None)
+        if held is None:
+            raise UnknownWait(id=number)
+        held.decide(verdict)
+        return held
+
+    def release(self, held: Held) -> None:
+        """The connect waits no more: its time is over, or whoever asked for it has given up."""
+        self._held.pop(held.number, None)
+
+    def waiting(self) -> list[Held]:
+        """Those that wait, oldest first."""
+        return list(self._held.values())

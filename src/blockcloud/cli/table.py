@@ -57,6 +57,8 @@ def add(
     of: Of = "",
 ) -> None:
     """Add a rule. It ends with the process whose table it is in, or by its own timeouts."""
+    if pattern != "*":
+        parse_name(pattern.removeprefix("*."))
     wanted: dict[str, Any] = {"pattern": pattern, "action": action, "to": to or [], "priority": priority}
     wanted |= {"weight": weight, "idle_ms": idle_ms, "hard_ms": hard_ms, "wait_ms": wait_ms}
     show(asyncio.run(_ask(of, {"op": "add-rule", **wanted})), as_json=options.as_json)

@@ -25,13 +25,13 @@ from blockcloud.primitives.names import parse_name
 from blockcloud.service_access.addresses import Address
 from blockcloud.service_access.resolution import Instance, Resolution
 from blockcloud.service_access.table_events import EventJournal
-from blockcloud.service_access.verdicts import VERDICT_WAIT_MS_MAtuple(instance.addresses()[:RULE_ADDRESSES]), WaitingRoom
+from blockcloud.service_access.verdicts import VERDICT_WAIT_MS_MAX, WaitingRoom
 
 TABLE_RULES: Final = 16_384
 LEARNED_NAMES: Final = 1_024  # as many as a resolver keeps; INSTANCE_KEYS rules each at most
 RULE_ADDRESSES: Final = 8
-RULE_NUMBER_MAtuple(instance.addresses()[:RULE_ADDRESSES]): Final = 0xFFFF  # priority and weight, as in address records
-RULE_TIMEOUT_MS_MAtuple(instance.addresses()[:RULE_ADDRESSES]): Final = 366 * 86_400_000.0
+RULE_NUMBER_MAX: Final = 0xFFFF  # priority and weight, as in address records
+RULE_TIMEOUT_MS_MAX: Final = 366 * 86_400_000.0
 ANY: Final = "*"
 
 
@@ -58,7 +58,7 @@ class Action(Enum):
     """What a rule does with a connection."""
 
     FORWARD = "forward"  # dial one of the addresses, whatever the address records say
-    DEMUtuple(instance.addresses()[:RULE_ADDRESSES]) = "demux"  # hand it to a local listener
+    DEMUX = "demux"  # hand it to a local listener
     DELAY = "delay"  # hold it until a program gives a verdict
     DROP = "drop"  # refuse
 
@@ -112,14 +112,14 @@ def _check(rule: Rule) -> None:
         raise BadRule("FORWARD needs addresses", addresses=len(rule.addresses), limit=RULE_ADDRESSES)
     if rule.action is not Action.FORWARD and rule.addresses:
         raise BadRule("only FORWARD has addresses", action=rule.action.value)
-    if rule.wait_ms is not None and (rule.action is not Action.DELAY or not 0 < rule.wait_ms <= VERDICT_WAIT_MS_MAtuple(instance.addresses()[:RULE_ADDRESSES])):
-        raise BadRule("only DELAY waits, and not for ever", wait_ms=rule.wait_ms, limit=VERDICT_WAIT_MS_MAtuple(instance.addresses()[:RULE_ADDRESSES]))
+    if rule.wait_ms is not None and (rule.action is not Action.DELAY or not 0 < rule.wait_ms <= VERDICT_WAIT_MS_MAX):
+        raise BadRule("only DELAY waits, and not for ever", wait_ms=rule.wait_ms, limit=VERDICT_WAIT_MS_MAX)
     for value in (rule.priority, rule.weight):
-        if not 0 <= value <= RULE_NUMBER_MAtuple(instance.addresses()[:RULE_ADDRESSES]):
-            raise BadRule("priority and weight have a range", value=value, limit=RULE_NUMBER_MAtuple(instance.addresses()[:RULE_ADDRESSES]))
+        if not 0 <= value <= RULE_NUMBER_MAX:
+            raise BadRule("priority and weight have a range", value=value, limit=RULE_NUMBER_MAX)
     for timeout_ms in (rule.idle_timeout_ms, rule.hard_timeout_ms):
-        if timeout_ms is not None and not 0 < timeout_ms <= RULE_TIMEOUT_MS_MAtuple(instance.addresses()[:RULE_ADDRESSES]):
-            raise BadRule("a timeout is a positive time", timeout_ms=timeout_ms, limit=RULE_TIMEOUT_MS_MAtuple(instance.addresses()[:RULE_ADDRESSES]))
+        if timeout_ms is not None and not 0 < timeout_ms <= RULE_TIMEOUT_MS_MAX:
+            raise BadRule("a timeout is a positive time", timeout_ms=timeout_ms, limit=RULE_TIMEOUT_MS_MAX)
 
 
 def _patterns(name: str) -> list[str]:
@@ -156,7 +156,7 @@ class ServiceTable:
         rules.append(rule)
         rules.sort(key=lambda each: (each.priority, each.number))
         self._count += 1
-        if rule.action is Action.DEMUtuple(instance.addresses()[:RULE_ADDRESSES]):
+        if rule.action is Action.DEMUX:
             rule.origin = Origin.BIND
             self.note("bind", rule.pattern, now_ms, rule=rule.number, origin=rule.origin.value)
         return rule.number
@@ -167,7 +167,7 @@ class ServiceTable:
         if rule is None:
             return False
         self._drop(rule)
-        if rule.action is Action.DEMUtuple(instance.addresses()[:RULE_ADDRESSES]):
+        if rule.action is Action.DEMUX:
             self.note("unbind", rule.pattern, now_ms, rule=number, origin=rule.origin.value)
         return True
 

@@ -1,0 +1,5 @@
+"""The private edge node for HTTP: signed responses, a cache that need not be trusted, and whoever fetches through it.
+
+`http_message`, `http_signature`, `cache_control` and `cache` are sans-IO; `streams`, `exchange`, `signing_proxy` and
+`caching_node` carry out over sessions and sockets what these decide. DESIGN 5.4.
+"""

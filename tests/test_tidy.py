@@ -37,6 +37,7 @@ SERVICE_ACCESS_ADAPTORS = (
     *"steering stream tls".split(),
 )
 RELAY_ADAPTORS = "control_stream dialling pipe registration server".split()
+EDGE_ADAPTORS = "streams exchange upstream signing_proxy caching_node".split()
 ADAPTORS = (
     f"{PACKAGE}primitives/files.py",  # a folder's entries, on the medium
     f"{PACKAGE}primitives/keys.py",  # key files, and new keys from the system's randomness
@@ -45,6 +46,7 @@ ADAPTORS = (
     # The asyncio side of the service access layer; the rest of it is sans-IO.
     *(f"{PACKAGE}service_access/{name}.py" for name in SERVICE_ACCESS_ADAPTORS),
     *(f"{PACKAGE}service_access/relay/{name}.py" for name in RELAY_ADAPTORS),
+    *(f"{PACKAGE}service_access/edge/{name}.py" for name in EDGE_ADAPTORS),
     f"{PACKAGE}service_access/links/",
 )
 IMPURE_MODULES = frozenset(

@@ -15,6 +15,8 @@ from blockcloud.cli import (
     contract,
     devnet,
     doctor,
+    edge,
+    fetching,
     labs,
     lane,
     name,
@@ -55,11 +57,13 @@ GROUPS: Final = (
     (policy.grant, "grant"),
     (policy.role, "role"),
     (table.app, "table"),
+    (edge.app, "edge"),
 )
 for group, group_name in GROUPS:
     app.add_typer(group, name=group_name)
 chain.register(app)
 service.register(app)
+fetching.register(app)
 doctor.register(app)
 labs.register(app)
 

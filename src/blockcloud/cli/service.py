@@ -88,31 +88,47 @@ def publish(
         DEFAULT_ADDRESS
     ),
     title: Annotated[str, typer.Option(help="Title for the service file.")] = "",
+    http: Annotated[
+        bool, typer.Option("--http", help="The server speaks HTTP: sign what it answers, so that edge nodes can cache.")
+    ] = False,
+    cache_control: Annotated[
+        str, typer.Option("--cache-control", help="With --http: for answers without one, such as max-age=60.")
+    ] = "",
 ) -> None:
     """Serve a TCP server under a name until stopped. The key of --key must own the name, the first time."""
     server, place = address_argument(to), address_argument(listen)
-    _serve_until_stopped(_publish(parse_name(name), server, place, title))
+    if cache_control and not http:
+        raise typer.BadParameter("--cache-control goes with --http")
+    serve_until_stopped(_publish(parse_name(name), server, place, title, cache_control if http else None))
 
 
-async def _publish(name: str, server: tuple[str, int], place: tuple[str, int], title: str) -> None:
+async def _publish(
+    name: str, server: tuple[str, int], place: tuple[str, int], title: str, cache_control: str | None
+) -> None:
+    """`cache_control` None: the server's bytes pass as they are, whatever they are."""
     from blockcloud.sdk.services import listen
+    from blockcloud.service_access.edge.signing_proxy import Signer, SigningProxy
     from blockcloud.service_access.endpoint import ServiceEndpoint
     from blockcloud.service_access.publish import publish as pass_on
 
     here, to = home(), f"{server[0]}:{server[1]}"
     instance = here.instance_key()
     served: list[Listener] = []
+    proxy: SigningProxy | None = None
+    if cache_control is not None:
+        proxy = SigningProxy(Signer(instance, name, default_cache_control=cache_control), server)
 
     def status() -> dict[str, Any]:
-        return {"name": name, "to": to, "decisions": dict(served[0].decisions) if served else {}}
+        report = {"name": name, "to": to, "decisions": dict(served[0].decisions) if served else {}}
+        return report if proxy is None else {**report, "answers": dict(proxy.counts)}
 
     if options.draft:
         await _draft_instance(name, instance.public, title)
     async with ServiceEndpoint(instance) as endpoint:
-        await _listening(endpoint.start(*place))
+        await listening(endpoint.start(*place))
         # The control socket first: a second publish of the name from this home is refused before it announces.
         async with (
-            _Control(endpoint, f"publish-{name}", status) as control,
+            Control(endpoint, f"publish-{name}", status) as control,
             listen(
                 name,
                 home=here,
@@ -125,8 +141,8 @@ async def _publish(name: str, server: tuple[str, int], place: tuple[str, int], t
             ) as listener,
         ):
             served.append(listener)
-            _ready(name, endpoint, control.path, name, instance=instance.public.hex(), to=to)
-            await pass_on(listener, server)
+            ready(name, endpoint, control.path, name, instance=instance.public.hex(), to=to)
+            await (pass_on(listener, server) if proxy is None else proxy.run(listener))
 
 
 async def _draft_instance(name: str, instance: bytes, title: str) -> None:
@@ -159,7 +175,7 @@ def forward(
     place, own = address_argument(listen), address_argument(source)
     key = SigningKey.load(identity) if identity is not None else SigningKey.generate()
     credentials = Credentials(parse_name(role) if role else "", read_grant(grant) if grant is not None else b"")
-    _serve_until_stopped(_forward(parse_name(name), place, own, key, credentials))
+    serve_until_stopped(_forward(parse_name(name), place, own, key, credentials))
 
 
 async def _forward(
@@ -171,17 +187,17 @@ async def _forward(
     from blockcloud.service_access.forward import Forwarder
 
     async with open_client() as client, ServiceEndpoint(key) as endpoint:
-        await _listening(endpoint.start(*own))
+        await listening(endpoint.start(*own))
         forwarder = Forwarder(name, Connector(endpoint, ChainResolver(client), credentials))
-        host, port = await _listening(forwarder.start(*place))
+        host, port = await listening(forwarder.start(*place))
 
         def status() -> dict[str, Any]:
             error = forwarder.last_error
             return {"name": name, "errors": dict(forwarder.errors), "last_error": str(error) if error else None}
 
         try:
-            async with _Control(endpoint, FORWARD, status) as control:
-                _ready(name, endpoint, control.path, FORWARD, listening=f"{host}:{port}")
+            async with Control(endpoint, FORWARD, status) as control:
+                ready(name, endpoint, control.path, FORWARD, listening=f"{host}:{port}")
                 await asyncio.get_running_loop().create_future()
         finally:
             await forwarder.close()
@@ -211,7 +227,7 @@ async def _move(path: Path, to: str) -> dict[str, Any]:
     return {"from": next(iter(status["addresses"]), None), "to": answer["address"]}
 
 
-class _Control:
+class Control:
     """The control socket of a running publish or forward, in the home's `run` folder."""
 
     def __init__(self, endpoint: ServiceEndpoint, name: str, status: Callable[[], dict[str, Any]]) -> None:
@@ -222,7 +238,7 @@ class _Control:
         operations = {**endpoint_operations(endpoint, status), **table_operations(endpoint)}
         self._server = ControlServer(self.path, operations)
 
-    async def __aenter__(self) -> _Control:
+    async def __aenter__(self) -> Control:
         await self._server.start()
         return self
 
@@ -230,7 +246,7 @@ class _Control:
         await self._server.close()
 
 
-async def _listening(start: Awaitable[T]) -> T:
+async def listening(start: Awaitable[T]) -> T:
     """The address. One that cannot be had is a mistake here, not somebody who does not answer."""
     try:
         return await start
@@ -238,7 +254,7 @@ async def _listening(start: Awaitable[T]) -> T:
         raise BadConfiguration(error.message, **error.values) from None
 
 
-def _ready(name: str, endpoint: ServiceEndpoint, control: Path, target: str, **more: str) -> None:
+def ready(name: str, endpoint: ServiceEndpoint, control: Path, target: str, **more: str) -> None:
     """The ready line, and what a person may type next."""
     show(
         {"name": name, "listening": str(endpoint.addresses[0]), "control": str(control), **more},
@@ -248,7 +264,7 @@ def _ready(name: str, endpoint: ServiceEndpoint, control: Path, target: str, **m
     say(f"ready; Ctrl-C stops it. move it with: blockcloud --home {folder} move {target} --to HOST:PORT")
 
 
-def _serve_until_stopped(serving: Coroutine[Any, Any, None]) -> None:
+def serve_until_stopped(serving: Coroutine[Any, Any, None]) -> None:
     """Run until SIGTERM or Ctrl-C, then end in order: leases are withdrawn, sessions closed."""
     import uvloop
 

@@ -8,6 +8,7 @@ are no addresses in it, because they change: hosts in forms are names, which the
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -25,8 +26,16 @@ from blockcloud.routing.errors import AddressInServiceFile, InvalidServiceFile, 
 TD_CONTEXT: Final = "https://www.w3.org/2022/wot/td/v1.1"
 BC_CONTEXT: Final = "urn:blockcloud:terms:v1#"
 # The terms that this version acts upon: a file may call these critical, and no others.
-UNDERSTOOD: Final = frozenset({"bc:name", "bc:seq", "bc:prev", "bc:transport", "bc:protocol", "bc:crit"})
+UNDERSTOOD: Final = frozenset(
+    {"bc:name", "bc:seq", "bc:prev", "bc:transport", "bc:protocol", "bc:crit", "bc:content", "bc:keys"}
+)
+CONTENT_PATHS: Final = 100
+CONTENT_PATH_CHARACTERS: Final = 1_024
+RESPONSE_KEYS: Final = 16
+RESPONSE_SIGNING: Final = "response-signing"
 _DEPTH_MAX: Final = 32
+_CONTENT_PATH = re.compile(r"/[\x21\x22\x24-\x3e\x40-\x7e]*", re.ASCII)  # as it is asked for: no query, no fragment
+_JWK_KEY = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
@@ -147,12 +156,47 @@ def _check_terms(document: dict[str, Any]) -> None:
     previous = document.get("bc:prev")
     if previous is not None and not (isinstance(previous, str) and _HEX_DIGEST.fullmatch(previous)):
         raise InvalidServiceFile("bc:prev is the hash of the file before, 64 hex digits")
+    _check_content(document.get("bc:content", {}))
+    _check_keys(document.get("bc:keys", []))
     critical = document.get("bc:crit", [])
     if not isinstance(critical, list) or any(not isinstance(term, str) for term in critical):
         raise InvalidServiceFile("bc:crit is a list of terms")
     for term in critical:
         if not term.startswith("bc:") or term not in document:
             raise InvalidServiceFile("bc:crit names a term that the file does not have", term=term[:60])
+
+
+def content_digests(document: Mapping[str, Any]) -> dict[str, bytes]:
+    """SHA-256 by path of the content that a checked file fixes (`bc:content`)."""
+    return {path: bytes.fromhex(digest) for path, digest in document.get("bc:content", {}).items()}
+
+
+def response_keys(document: Mapping[str, Any]) -> tuple[bytes, ...]:
+    """The Ed25519 keys that a checked file names for signing responses, beside those of instances (`bc:keys`)."""
+    jwks = (jwk for jwk in document.get("bc:keys", []) if jwk.get("role") == RESPONSE_SIGNING)
+    return tuple(base64.urlsafe_b64decode(jwk["x"] + "=") for jwk in jwks)
+
+
+def _check_content(content: object) -> None:
+    if not isinstance(content, dict) or len(content) > CONTENT_PATHS:
+        raise InvalidServiceFile("bc:content says digests by path, not too many", limit=CONTENT_PATHS)
+    for path, digest in content.items():
+        if len(path) > CONTENT_PATH_CHARACTERS or not _CONTENT_PATH.fullmatch(path):
+            raise InvalidServiceFile("bc:content has paths as they are asked for", path=path[:60])
+        if not isinstance(digest, str) or not _HEX_DIGEST.fullmatch(digest):
+            raise InvalidServiceFile("bc:content has a SHA-256 for each path, 64 hex digits", path=path[:60])
+
+
+def _check_keys(keys: object) -> None:
+    if not isinstance(keys, list) or len(keys) > RESPONSE_KEYS or any(not isinstance(jwk, dict) for jwk in keys):
+        raise InvalidServiceFile("bc:keys is a list of JWKs, not too many", limit=RESPONSE_KEYS)
+    for jwk in keys:
+        if jwk.get("role") != RESPONSE_SIGNING:
+            continue  # of another use, which others may know
+        x = jwk.get("x")
+        kind = jwk.get("kty"), jwk.get("crv")
+        if kind != ("OKP", "Ed25519") or not isinstance(x, str) or not _JWK_KEY.fullmatch(x):
+            raise InvalidServiceFile("a key that signs responses is an Ed25519 JWK (RFC 8037)")
 
 
 def _refuse_addresses(value: object, depth: int) -> None:

@@ -6,12 +6,18 @@ needs no owner key: the key is loaded only when something has to be signed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from blockcloud.primitives.keys import SigningKey
-from blockcloud.routing.service_file import build_service_file, service_file_hash
+from blockcloud.routing.service_file import (
+    build_service_file,
+    encode_service_file,
+    parse_service_file,
+    service_file_hash,
+)
 from blockcloud.sdk.client import AsyncClient
 from blockcloud.sdk.errors import NotFound
+from blockcloud.sdk.resolver import ChainResolver
 from blockcloud.service_access.resolution import UnknownName
 from blockcloud.service_chain.operations import AddInstance, Operation, UpdateName
 
@@ -43,3 +49,29 @@ async def authorise_instance(
         await client.put_service_file(file)
     await client.name(name, at_least_height=height)
     return bound or own_hash
+
+
+async def list_content(client: AsyncClient, name: str, key: SigningKey, digests: Mapping[str, bytes]) -> bytes:
+    """Make the service file of `name` fix the content at these paths (SHA-256 by path), and nothing else; its hash.
+
+    The rest of the file stays. `key` is the owner's. Raises as `parse_service_file`, UnknownName, and what the ledger
+    rejects with.
+    """
+    resolver = ChainResolver(client)
+    found = await resolver.proven(name)
+    content = {path: digest.hex() for path, digest in sorted(digests.items())}
+    if found.service_file_hash:
+        document = await resolver.service_file(found)
+    else:
+        document = parse_service_file(build_service_file(name, name))
+    if document.get("bc:content", {}) == content and found.service_file_hash:
+        return found.service_file_hash
+    sequence = document.get("bc:seq", 0) + 1
+    document |= {"bc:content": content, "bc:seq": sequence, "version": {"instance": str(sequence)}}
+    if found.service_file_hash:
+        document["bc:prev"] = found.service_file_hash.hex()
+    file = encode_service_file(document)
+    receipt = await client.update_name(key, name, service_file_hash(file))
+    await client.put_service_file(file)
+    await client.name(name, at_least_height=receipt.height)
+    return service_file_hash(file)

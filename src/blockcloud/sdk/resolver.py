@@ -46,6 +46,7 @@ class _Entry:
         self.resolution: Resolution | None = None
         self.at_s = float("-inf")
         self.records: dict[bytes, AddressRecord] = {}
+        self.proven: Resolution | None = None  # without instances
 
 
 class ChainResolver:
@@ -63,10 +64,7 @@ class ChainResolver:
         Raises InvalidName, UnknownName, NameRevoked, NameExpired, NoInstances, or why no node's answer was accepted.
         """
         name = parse_name(name)
-        entry = self._entries.setdefault(name, _Entry())
-        self._entries.move_to_end(name)
-        while len(self._entries) > NAMES_KEPT:
-            self._entries.popitem(last=False)
+        entry = self._entry(name)
         asked_at_s = asyncio.get_running_loop().time()
         async with entry.lock:
             if entry.resolution is None or not self._still_good(entry, entry.resolution, asked_at_s, max_age_s):
@@ -74,6 +72,27 @@ class ChainResolver:
                 entry.resolution = await self._resolve(name, entry)
                 entry.at_s = asyncio.get_running_loop().time()
             return entry.resolution
+
+    async def proven(self, name: str) -> Resolution:
+        """As `resolve`, without instances, so that it does not matter whether one lives: for whoever only has to know
+        which keys are the name's. Raises InvalidName, UnknownName, NameRevoked, NameExpired, or why nobody proves it.
+        """
+        entry = self._entry(parse_name(name))
+        async with entry.lock:
+            known = entry.proven
+            if known is not None and self._now_s() * 1_000 - known.proven_at_ms <= RESOLUTION_AGE_SECONDS * 1_000:
+                return known
+            entry.proven = None
+            proven = await self._client.proven(name_key(name), max_age_s=RESOLUTION_AGE_SECONDS)
+            found = entry.proven = _resolution(self._active(name, proven), (), proven)
+            return found
+
+    def _entry(self, name: str) -> _Entry:
+        entry = self._entries.setdefault(name, _Entry())
+        self._entries.move_to_end(name)
+        while len(self._entries) > NAMES_KEPT:
+            self._entries.popitem(last=False)
+        return entry
 
     async def service_file(self, resolution: Resolution) -> dict[str, Any]:
         """The service file that the ledger announces for a name, checked by its hash.
@@ -111,15 +130,7 @@ class ChainResolver:
     async def _resolve(self, name: str, entry: _Entry) -> Resolution:
         proven = await self._client.proven(name_key(name), max_age_s=RESOLUTION_AGE_SECONDS)
         record = self._active(name, proven)
-        found = Resolution(
-            name,
-            record.owner,
-            record.service_file_hash,
-            record.instance_keys,
-            (),
-            proven.height,
-            proven.time_ms,
-        )
+        found = _resolution(record, (), proven)
         instances = await self._instances(record, entry)
         if not instances:
             raise NoInstances(name=name, resolution=found)
@@ -206,6 +217,11 @@ class HttpAnnouncer:
     async def announce(self, record: bytes) -> None:
         """Raises the first refusal if no node took the record, or why none could be reached."""
         await self._client.transport.everywhere("PUT", "/v1/address-records", record)
+
+
+def _resolution(record: NameRecord, instances: tuple[Instance, ...], proven: Proven) -> Resolution:
+    hash_, keys = record.service_file_hash, record.instance_keys
+    return Resolution(record.name, record.owner, hash_, keys, instances, proven.height, proven.time_ms)
 
 
 def _live(records: dict[bytes, AddressRecord], now_s: int) -> list[AddressRecord]:

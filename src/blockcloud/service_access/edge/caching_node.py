@@ -19,6 +19,7 @@ from typing import Final, Protocol
 import structlog
 
 from blockcloud.primitives.errors import BlockCloudError, PeerFault, Unreachable
+from blockcloud.service_access.addresses import HostPort
 from blockcloud.service_access.admission import AccessRequest, Gate, PolicyDenied
 from blockcloud.service_access.edge.cache import (
     ERROR_STATUS,
@@ -47,8 +48,8 @@ from blockcloud.service_access.edge.http_message import (
 )
 from blockcloud.service_access.edge.http_signature import verify
 from blockcloud.service_access.edge.streams import READ_BYTES, ByteStream, SessionStream, TcpStream
+from blockcloud.service_access.edge.trust import Trust
 from blockcloud.service_access.edge.upstream import Upstream
-from blockcloud.service_access.frames import Address
 from blockcloud.service_access.policy import Decision
 from blockcloud.service_access.stream import Session
 
@@ -71,14 +72,6 @@ class OnlyIfCached(PeerFault):
     """The request wants an answer from the cache only, and there is none."""
 
     code = "only_if_cached"
-
-
-@dataclass(frozen=True, slots=True)
-class Trust:
-    """What is proven about a name: keys that may sign for it, and digests of content by path."""
-
-    keys: tuple[bytes, ...]
-    digests: Mapping[str, bytes]
 
 
 class AccessGate(Protocol):
@@ -187,7 +180,7 @@ class CachingNode:
 
     # --- life -------------------------------------------------------------------------------------------------------
 
-    async def listen(self, host: str, port: int, key: bytes, credentials: tuple[str, bytes] = ("", b"")) -> Address:
+    async def listen(self, host: str, port: int, key: bytes, credentials: tuple[str, bytes] = ("", b"")) -> HostPort:
         """Take plain HTTP at `host`:`port`; from this machine it acts as the holder of `key`. Raises Unreachable."""
 
         def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

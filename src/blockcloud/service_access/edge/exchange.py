@@ -62,6 +62,10 @@ class ServerSide:
                     data = await self._stream.read()
             except TimeoutError:
                 raise TimedOut("no request came in time", seconds=limit_s) from None
+            except ConnectionBroken:
+                if limit_s == IDLE_SECONDS:
+                    return None  # between requests anybody may leave
+                raise
             if not data:
                 return None
             self._events.extend(self._parser.feed(data))

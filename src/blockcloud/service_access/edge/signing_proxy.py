@@ -20,6 +20,7 @@ import structlog
 
 from blockcloud.primitives.errors import BlockCloudError, PeerFault
 from blockcloud.primitives.keys import SigningKey
+from blockcloud.service_access.addresses import HostPort
 from blockcloud.service_access.edge.cache import OBJECT_BYTES
 from blockcloud.service_access.edge.errors import ConnectionBroken, ServerFailed
 from blockcloud.service_access.edge.exchange import ClientSide, ServerSide, refuse
@@ -35,7 +36,6 @@ from blockcloud.service_access.edge.http_message import (
 )
 from blockcloud.service_access.edge.http_signature import content_digest, sign_digest, signable, varied_by
 from blockcloud.service_access.edge.streams import ByteStream, SessionStream, TcpStream
-from blockcloud.service_access.frames import Address
 from blockcloud.service_access.listener import Listener
 
 HOLD_SECONDS: Final = 1.0  # for content of unknown length, which may be a stream
@@ -125,7 +125,7 @@ def _validator(response: Response, now_s: int) -> str | None:
 class SigningProxy:
     """Serves sessions, each over a connection of its own to `server`. `counts`: answers by what was done with them."""
 
-    def __init__(self, signer: Signer, server: Address) -> None:
+    def __init__(self, signer: Signer, server: HostPort) -> None:
         self._signer, self._server = signer, server
         self.counts: Counter[str] = Counter()
 

@@ -6,9 +6,9 @@ import asyncio
 from typing import Final, Protocol
 
 from blockcloud.primitives.errors import Unreachable
+from blockcloud.service_access.addresses import HostPort
 from blockcloud.service_access.edge.errors import ConnectionBroken
 from blockcloud.service_access.errors import SessionEnded
-from blockcloud.service_access.frames import Address
 from blockcloud.service_access.stream import Session
 
 READ_BYTES: Final = 64 * 1024
@@ -65,7 +65,7 @@ class TcpStream:
         writer.transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
 
     @classmethod
-    async def connect(cls, address: Address) -> TcpStream:
+    async def connect(cls, address: HostPort) -> TcpStream:
         """A new connection. Raises Unreachable."""
         host, port = address
         try:

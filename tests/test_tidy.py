@@ -36,7 +36,7 @@ SERVICE_ACCESS_ADAPTORS = (
     *"announce connector control control_table endpoint forward listener publish reception redial splice".split(),
     *"steering stream tls".split(),
 )
-RELAY_ADAPTORS = "control_stream dialling pipe registration server".split()
+RELAY_ADAPTORS = "control_stream dialling pipe places registration server".split()
 EDGE_ADAPTORS = "streams exchange upstream signing_proxy caching_node".split()
 ADAPTORS = (
     f"{PACKAGE}primitives/files.py",  # a folder's entries, on the medium

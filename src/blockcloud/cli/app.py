@@ -23,6 +23,7 @@ from blockcloud.cli import (
     namespace,
     node,
     policy,
+    relay,
     service,
     state,
     table,
@@ -58,6 +59,7 @@ GROUPS: Final = (
     (policy.role, "role"),
     (table.app, "table"),
     (edge.app, "edge"),
+    (relay.app, "relay"),
 )
 for group, group_name in GROUPS:
     app.add_typer(group, name=group_name)

@@ -123,7 +123,7 @@ async def _publish(
         return report if proxy is None else {**report, "answers": dict(proxy.counts)}
 
     if options.draft:
-        await _draft_instance(name, instance.public, title)
+        await draft_instance(name, instance.public, title)
     async with ServiceEndpoint(instance) as endpoint:
         await listening(endpoint.start(*place))
         # The control socket first: a second publish of the name from this home is refused before it announces.
@@ -145,7 +145,7 @@ async def _publish(
             await (pass_on(listener, server) if proxy is None else proxy.run(listener))
 
 
-async def _draft_instance(name: str, instance: bytes, title: str) -> None:
+async def draft_instance(name: str, instance: bytes, title: str) -> None:
     """Write what the name's owner has to sign to a draft, which ends the command. Raises BadConfiguration if there is
     nothing to sign."""
     from blockcloud.sdk.publishing import authorise_instance

@@ -128,6 +128,7 @@ class RelayServer:
         core = self._core
         return {
             "name": self.name,
+            "listening": f"{self.address[0]}:{self.address[1]}" if self.address is not None else None,
             "registered": core.registered,
             "waiting_dials": core.waiting,
             "splices": core.spliced,

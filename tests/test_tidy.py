@@ -33,8 +33,8 @@ DETERMINISTIC = (f"{PACKAGE}transaction_chain/", f"{PACKAGE}service_chain/")
 PURE = (*DETERMINISTIC, f"{PACKAGE}primitives/", f"{PACKAGE}routing/", f"{PACKAGE}service_access/")
 # ... except these files, each of which carries out what a core decided.
 SERVICE_ACCESS_ADAPTORS = (
-    *"announce connector control control_table endpoint forward listener publish reception redial splice".split(),
-    *"steering stream tls".split(),
+    *"announce connector control control_table detours endpoint forward listener publish reception".split(),
+    *"redial splice steering stream tls".split(),
 )
 RELAY_ADAPTORS = "control_stream dialling pipe places registration server".split()
 EDGE_ADAPTORS = "streams exchange upstream signing_proxy caching_node".split()

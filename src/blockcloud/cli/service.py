@@ -94,16 +94,30 @@ def publish(
     cache_control: Annotated[
         str, typer.Option("--cache-control", help="With --http: for answers without one, such as max-age=60.")
     ] = "",
+    relay: Annotated[
+        list[str] | None, typer.Option("--relay", help="Name of a relay to be reached through; repeat.")
+    ] = None,
 ) -> None:
     """Serve a TCP server under a name until stopped. The key of --key must own the name, the first time."""
     server, place = address_argument(to), address_argument(listen)
     if cache_control and not http:
         raise typer.BadParameter("--cache-control goes with --http")
-    serve_until_stopped(_publish(parse_name(name), server, place, title, cache_control if http else None))
+    signed = cache_control if http else None
+    serve_until_stopped(_publish(parse_name(name), server, place, title, signed, relay_names(relay)))
+
+
+def relay_names(given: list[str] | None) -> tuple[str, ...]:
+    """The names of relays that a person typed. Raises InvalidName."""
+    return tuple(dict.fromkeys(parse_name(each) for each in given or ()))
 
 
 async def _publish(
-    name: str, server: tuple[str, int], place: tuple[str, int], title: str, cache_control: str | None
+    name: str,
+    server: tuple[str, int],
+    place: tuple[str, int],
+    title: str,
+    cache_control: str | None,
+    relays: tuple[str, ...],
 ) -> None:
     """`cache_control` None: the server's bytes pass as they are, whatever they are."""
     from blockcloud.sdk.services import listen
@@ -138,6 +152,7 @@ async def _publish(
                 api=options.api,
                 endpoint=endpoint,
                 title=title,
+                relays=relays,
             ) as listener,
         ):
             served.append(listener)
@@ -166,6 +181,9 @@ def forward(
     ] = None,
     role: Annotated[str, typer.Option(help="Role to act in.")] = "",
     grant: Annotated[Path | None, typer.Option("--grant", help="File with a grant for the service.")] = None,
+    relay: Annotated[
+        list[str] | None, typer.Option("--relay", help="Name of a relay where providers that move find us; repeat.")
+    ] = None,
 ) -> None:
     """Give unmodified TCP clients a local port that leads to a service, until stopped."""
     from blockcloud.cli.policy import read_grant
@@ -175,11 +193,16 @@ def forward(
     place, own = address_argument(listen), address_argument(source)
     key = SigningKey.load(identity) if identity is not None else SigningKey.generate()
     credentials = Credentials(parse_name(role) if role else "", read_grant(grant) if grant is not None else b"")
-    serve_until_stopped(_forward(parse_name(name), place, own, key, credentials))
+    serve_until_stopped(_forward(parse_name(name), place, own, key, credentials, relay_names(relay)))
 
 
 async def _forward(
-    name: str, place: tuple[str, int], own: tuple[str, int], key: SigningKey, credentials: Credentials
+    name: str,
+    place: tuple[str, int],
+    own: tuple[str, int],
+    key: SigningKey,
+    credentials: Credentials,
+    relays: tuple[str, ...],
 ) -> None:
     from blockcloud.sdk import ChainResolver
     from blockcloud.service_access.connector import Connector
@@ -188,7 +211,9 @@ async def _forward(
 
     async with open_client() as client, ServiceEndpoint(key) as endpoint:
         await listening(endpoint.start(*own))
-        forwarder = Forwarder(name, Connector(endpoint, ChainResolver(client), credentials))
+        resolver = ChainResolver(client)
+        await endpoint.relays.join(relays, resolver)
+        forwarder = Forwarder(name, Connector(endpoint, resolver, credentials))
         host, port = await listening(forwarder.start(*place))
 
         def status() -> dict[str, Any]:

@@ -75,6 +75,7 @@ async def listen(
     title: str = "",
     lease_s: int = DEFAULT_LEASE_S,
     parameters: SessionParameters | None = None,
+    relays: Sequence[str] = (),
 ) -> AsyncIterator[Listener]:
     """Serve `name` from the instance of `home` at `address`; leaving the block withdraws it.
 
@@ -82,8 +83,9 @@ async def listen(
     The first time, the name's owner must say so to the ledger: `key` (a file or a key, default: see `Home.key_path`)
     signs, for `account` where that is not the key's own (see `Home.acts_for`), and `cosigners` with it; `title` goes
     into the service file if the name has none yet. Later, no owner's key is needed. `endpoint` is one that listens
-    already, for those who have a use for it beside this. Raises BadConfiguration, UnknownName, what the ledger rejects
-    with, Unreachable, TimedOut.
+    already, for those who have a use for it beside this. With `relays` (names, at most three) consumers that cannot
+    reach `address` come through one of these. Raises BadConfiguration, UnknownName, what the ledger rejects with,
+    Unreachable, TimedOut, TooManyRelays.
     """
     folder = home if isinstance(home, Home) else Home.find(home)
     name, instance = parse_name(name), folder.instance_key()
@@ -97,20 +99,23 @@ async def listen(
         file_hash = await authorise_instance(client, name, instance.public, load_owner, title=title or name)
         decisions = DecisionLog(folder.path / DECISIONS_FOLDER / f"{name}.jsonl")
         gate = PolicyGate(client, name, decisions=decisions)
-        async with (
-            gate,
-            listen_at(
+        async with AsyncExitStack() as stack:
+            if endpoint is None:
+                endpoint = await stack.enter_async_context(ServiceEndpoint(instance, parameters=parameters))
+                await endpoint.start(*address)
+            stack.push_async_callback(endpoint.relays.close)
+            await endpoint.relays.join(relays, ChainResolver(client))
+            await stack.enter_async_context(gate)
+            serving = listen_at(
                 name,
                 instance,
                 announcer=HttpAnnouncer(client),
-                address=address,
                 endpoint=endpoint,
-                parameters=parameters,
                 lease_s=lease_s,
                 service_file_hash=file_hash,
                 gate=gate,
-            ) as listener,
-        ):
+            )
+            listener = await stack.enter_async_context(serving)
             listener.decisions = decisions.counts
             yield listener
 
@@ -126,13 +131,14 @@ async def connect(
     parameters: SessionParameters | None = None,
     role: str = "",
     grant: bytes = b"",
+    relays: Sequence[str] = (),
 ) -> Session:
     """A session with the best instance of `name` that proves to be one, within `timeout_ms`.
 
     `identity` is the key that this side shows (default: a new one), which a policy may ask for, as for a
     `role` to act in and a `grant` (`grants.parse_grant`). With `address` this side listens there, so that a
-    provider that moves can dial it, which is quicker than being told; without, it is told over the session. What the
-    session needs goes when the session ends. Raises as `Connector.connect`, and BadConfiguration.
+    provider that moves can dial it, which is quicker than being told; without, it is told over the session; with
+    `relays` (names) the provider can dial it there. What the session needs goes when the session ends. Raises as `Connector.connect`, and BadConfiguration.
     """
     name = parse_name(name)
     async with AsyncExitStack() as stack:
@@ -141,9 +147,9 @@ async def connect(
         stack.push_async_callback(endpoint.close)
         if address is not None:
             await endpoint.start(*address)
-        session = await Connector(endpoint, ChainResolver(client), Credentials(role, grant)).connect(
-            name, timeout_ms=timeout_ms
-        )
+        resolver = ChainResolver(client)
+        await endpoint.relays.join(relays, resolver)
+        session = await Connector(endpoint, resolver, Credentials(role, grant)).connect(name, timeout_ms=timeout_ms)
         endpoint.follow(session, stack.pop_all())
         return session
 

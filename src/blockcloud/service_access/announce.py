@@ -17,11 +17,12 @@ from blockcloud.primitives.errors import BlockCloudError
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.primitives.limits import LEASE_SECONDS
 from blockcloud.routing.address_record import AddressRecord, Endpoint, sign_record
-from blockcloud.service_access.addresses import Address
+from blockcloud.service_access.addresses import RELAY, Address
 from blockcloud.service_access.resolution import Announcer
 
 DEFAULT_LEASE_S: Final = 120
 RETRY_SECONDS: Final = 1.0
+RELAY_PRIORITY: Final = 100
 
 log = structlog.get_logger(__name__)
 
@@ -38,9 +39,14 @@ def address_record(
     load: int = 0,
 ) -> bytes:
     """The signed record that the instance with `key` serves `name` at `addresses` until the lease ends."""
-    endpoints = tuple(Endpoint(each.kind, each.host, each.port) for each in addresses)
+    endpoints = tuple(Endpoint(each.kind, each.host, each.port, _priority(each)) for each in addresses)
     record = AddressRecord(name, key.public, sequence, now_s, now_s + lease_s, service_file_hash, endpoints, load)
     return sign_record(record, key)
+
+
+def _priority(address: Address) -> int:
+    """A relay is for those who cannot come on a direct way."""
+    return RELAY_PRIORITY if address.kind == RELAY else 0
 
 
 class AddressAnnouncer:

@@ -17,6 +17,7 @@ from blockcloud.primitives.errors import BadSignature, BlockCloudError, TimedOut
 from blockcloud.primitives.names import parse_name
 from blockcloud.service_access.addresses import Address
 from blockcloud.service_access.admission import NO_CREDENTIALS, Credentials, PolicyDenied
+from blockcloud.service_access.detours import split
 from blockcloud.service_access.endpoint import ServiceEndpoint
 from blockcloud.service_access.resolution import Instance, NoInstances, Resolution, Resolver
 from blockcloud.service_access.steering import TableResolver, steer
@@ -88,12 +89,15 @@ class Connector:
     async def _race(self, resolution: Resolution, forced: tuple[Address, ...]) -> Session:
         """The first of the candidates that authenticates; the others are stopped."""
         if forced:
-            candidates: list[tuple[bytes | None, list[Address]]] = [(None, [each]) for each in forced]
+            candidates: list[tuple[bytes | None, list[Address]]] = [(None, [each]) for each in forced[:CANDIDATES]]
         else:
-            candidates = [(each.key, each.addresses()) for each in self._ranked(resolution)]
+            ways = [(each.key, split(each.addresses())) for each in self._ranked(resolution)[:CANDIDATES]]
+            # Relays after all direct ways, and beside them: a direct dial into somebody's NAT ends only with its time.
+            candidates = [(key, direct) for key, (direct, _) in ways if direct]
+            candidates += [(key, relays) for key, (_, relays) in ways if relays]
         if not candidates:
             raise NoInstances("no instance of the name has a live address", name=resolution.name)
-        waiting = candidates[:CANDIDATES]
+        waiting = list(candidates)
         running: set[asyncio.Task[Session]] = set()
         errors: list[BlockCloudError] = []
         try:

@@ -245,6 +245,7 @@ def endpoint_operations(endpoint: ServiceEndpoint, status: Callable[[], dict[str
             "sessions": sessions,
             "session_count": len(endpoint.sessions),
             "faults": dict(endpoint.faults),
+            "relays": endpoint.relays.status(),
             **status(),
         }
 

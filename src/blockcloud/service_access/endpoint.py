@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import structlog
@@ -21,8 +23,9 @@ from blockcloud.primitives.codec import encode
 from blockcloud.primitives.errors import BlockCloudError, Busy, Unreachable
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.primitives.limits import MOVED_ADDRESSES, SESSIONS
-from blockcloud.service_access.addresses import QUIC, TLS, Address, dialled
+from blockcloud.service_access.addresses import QUIC, RELAY, TLS, Address, dialled
 from blockcloud.service_access.admission import NO_CREDENTIALS, Credentials, Gate
+from blockcloud.service_access.detours import direct_or_relayed
 from blockcloud.service_access.errors import AlreadyListening, SessionEnded, UnexpectedFrame
 from blockcloud.service_access.frames import (
     RESUME_NONCE_BYTES,
@@ -38,8 +41,10 @@ from blockcloud.service_access.hello import PURPOSE, SessionHello, read_hello, r
 from blockcloud.service_access.links.all_kinds import link_kinds
 from blockcloud.service_access.links.kind import LinkListener
 from blockcloud.service_access.links.link import Link, time_limit
+from blockcloud.service_access.links.relayed import RelayLinks
 from blockcloud.service_access.reception import Reception
 from blockcloud.service_access.redial import Redialler
+from blockcloud.service_access.relay.places import RelayPlaces
 from blockcloud.service_access.resolution import Resolver
 from blockcloud.service_access.service_table import Action, Rule, ServiceTable
 from blockcloud.service_access.session import Role, SessionCore, SessionParameters, State
@@ -92,6 +97,7 @@ class ServiceEndpoint:
         self.sessions: dict[bytes, Session] = {}
         self.moved: list[Callable[[], None]] = []  # called after the endpoint has a new address
         self.kinds = link_kinds(self.parameters)
+        self.relays = RelayPlaces(key, source=lambda: self.source, incoming=self._relayed, changed=self._relays_changed)
         self._names: dict[str, BoundName] = {}
         self._listeners: list[LinkListener] = []
         self._reception = Reception(self)
@@ -119,6 +125,7 @@ class ServiceEndpoint:
         for session in list(self.sessions.values()):
             session.abort("closed", "the peer's process stops")
         self._redialler.close()
+        await self.relays.close()
         await self._reception.close()
         await asyncio.gather(*self._redialler.tasks(), return_exceptions=True)
         await asyncio.sleep(0)
@@ -154,8 +161,24 @@ class ServiceEndpoint:
         self._settle_addresses()
 
     def _settle_addresses(self) -> None:
-        self.addresses = tuple(each.address for each in self._listeners)[:MOVED_ADDRESSES]
-        self.source = _source(self.addresses)
+        own = tuple(each.address for each in self._listeners)
+        self.addresses = (*own, *self.relays.addresses())[:MOVED_ADDRESSES]
+        if own:
+            self.source = _source(own)
+
+    def _relays_changed(self) -> None:
+        """A relay can be dialled for us, or cannot any more: whoever announces our addresses has to know."""
+        if not self._closed:
+            self._settle_addresses()
+            for callback in list(self.moved):
+                callback()
+
+    def _relayed(self, connection: socket.socket) -> None:
+        """Somebody has come through a relay."""
+        links = self.kinds[RELAY]
+        assert isinstance(links, RelayLinks)
+        if self._closed or not self._reception.incoming(partial(links.accept, connection)):
+            connection.close()
 
     def stop_listening(self) -> None:
         """No more links come in; those that are there, and their sessions, go on."""
@@ -329,15 +352,24 @@ class ServiceEndpoint:
             else:
                 reached = tuple(addresses)
                 self.source = _source(reached)
+            await self._renew_relays()
             self.table.note("move", ", ".join(map(str, reached)), self.now_ms())
             for callback in list(self.moved):
                 callback()
             limit = asyncio.Semaphore(MOVES_AT_ONCE)
-            kinds = [address.kind for address in reached]
+            kinds = [RELAY, *(address.kind for address in reached)]
             await asyncio.gather(
                 *(self._move_session(session, kinds, limit) for session in list(self.sessions.values()))
             )
             return reached
+
+    async def _renew_relays(self) -> None:
+        """Relays first, since MOVED may lead peers there; but none of them holds up the move for long."""
+        try:
+            async with asyncio.timeout(self.parameters.dead_after_ms / 1_000):
+                await self.relays.renew()
+        except TimeoutError:
+            log.warning("relays_not_renewed", relays=self.relays.status())
 
     async def _move_session(self, session: Session, kinds: list[str], limit: asyncio.Semaphore) -> None:
         """A new link for one session, of one of `kinds` if that can be; afterwards the link from the old address is
@@ -363,14 +395,18 @@ class ServiceEndpoint:
 
     async def _resume_at(self, session: Session, addresses: list[Address]) -> bool:
         """Whether one of `addresses` has taken the session."""
-        for address in addresses:
-            try:
-                await self.resume(session, address, timeout_ms=self.parameters.dead_after_ms)
-            except (BlockCloudError, SessionEnded) as error:
-                log.info("move_dial_failed", address=str(address), reason=str(error))
-            else:
-                return True
-        return False
+
+        async def attempt(some: Sequence[Address]) -> bool:
+            for address in some:
+                try:
+                    await self.resume(session, address, timeout_ms=self.parameters.dead_after_ms)
+                except (BlockCloudError, SessionEnded) as error:
+                    log.info("move_dial_failed", address=str(address), reason=str(error))
+                else:
+                    return True
+            return False
+
+        return await direct_or_relayed(addresses, attempt)
 
 
 def _source(addresses: Sequence[Address]) -> str | None:

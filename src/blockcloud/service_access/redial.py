@@ -9,12 +9,14 @@ are never in the path of a move.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from blockcloud.primitives.errors import BlockCloudError
 from blockcloud.service_access.addresses import Address, dialled
+from blockcloud.service_access.detours import direct_or_relayed
 from blockcloud.service_access.errors import SessionReset
 from blockcloud.service_access.session import Role, State
 from blockcloud.service_access.stream import Session
@@ -84,30 +86,36 @@ class Redialler:
         for _ in range(ROUNDS):
             if not self._wanted(session):
                 return
-            tried: set[Address] = set()
-            answers = [await self._try(session, address, tried) for address in dialled(core.peer_addresses)]
-            if not self._wanted(session):
+            answers: dict[Address, str] = {}
+            if await self._try_all(session, dialled(core.peer_addresses), answers):
                 return
-            answers += [
-                await self._try(session, each, tried) for each in await self._resolve(session) if each not in tried
-            ]
-            if not self._wanted(session):
+            others = [each for each in await self._resolve(session) if each not in answers]
+            if await self._try_all(session, others, answers) or not self._wanted(session):
                 return
             core.dial_due_ms = None
             if core.state is State.ATTACHED:
                 return  # the peer asked to be dialled, nobody answered there, and the old link still works
-            unknown = unknown + 1 if "unknown_session" in answers else 0
+            unknown = unknown + 1 if "unknown_session" in answers.values() else 0
             if unknown >= ROUNDS_UNKNOWN:
                 session.lose("the instance has restarted and does not know the session any more")
                 return
             await asyncio.sleep(pause_ms / 1_000)
             pause_ms = min(2 * pause_ms, LAST_PAUSE_MS)
 
-    async def _try(self, session: Session, address: Address, tried: set[Address]) -> str:
+    async def _try_all(self, session: Session, addresses: Sequence[Address], answers: dict[Address, str]) -> bool:
+        """Dial the addresses until the session needs no link any more; whether it does not. `answers`: see `_try`."""
+
+        async def attempt(some: Sequence[Address]) -> bool:
+            for address in some:
+                answers[address] = await self._try(session, address)
+            return not self._wanted(session)
+
+        return await direct_or_relayed(addresses, attempt)
+
+    async def _try(self, session: Session, address: Address) -> str:
         """Dial one address; "" if the session has a link now, else the code of what went wrong."""
         if not self._wanted(session):
             return ""
-        tried.add(address)
         try:
             await self._endpoint.resume(session, address, timeout_ms=self._endpoint.parameters.dead_after_ms)
         except SessionReset as refused:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from blockcloud.service_access.addresses import TLS, UNIX
+from blockcloud.service_access.addresses import RELAY, TLS, UNIX
 from blockcloud.service_access.links.kind import LinkKind
+from blockcloud.service_access.links.relayed import RelayLinks
 from blockcloud.service_access.links.tcp_tls import TlsLinks
 from blockcloud.service_access.links.unix import UnixLinks
 from blockcloud.service_access.session import SessionParameters
@@ -11,4 +12,5 @@ from blockcloud.service_access.session import SessionParameters
 
 def link_kinds(parameters: SessionParameters) -> dict[str, LinkKind]:
     """New ones, for one endpoint whose sessions have `parameters`."""
-    return {TLS: TlsLinks(), UNIX: UnixLinks()}
+    tls_links = TlsLinks()
+    return {TLS: tls_links, UNIX: UnixLinks(), RELAY: RelayLinks(tls_links)}

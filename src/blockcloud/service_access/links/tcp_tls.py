@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from blockcloud.primitives.errors import TimedOut, Unreachable
 from blockcloud.primitives.limits import HANDSHAKE_SECONDS
@@ -33,17 +33,26 @@ class TlsLinks:
 
     async def dial(self, address: Address, *, peer: bytes, source: str | None, timeout_ms: float) -> Link:
         """See LinkKind."""
-        link = StreamLink()
+        local = (source, 0) if source is not None else None
+        return await self._begin(
+            StreamLink(), address, timeout_ms, host=address.host, port=address.port, local_addr=local
+        )
+
+    async def begin_over(
+        self, connection: socket.socket, link: StreamLink, address: Address, *, timeout_ms: float
+    ) -> Link:
+        """TLS as a client over a connection that is there already. Raises Unreachable, TimedOut."""
+        return await self._begin(link, address, timeout_ms, sock=connection, server_hostname="")
+
+    async def _begin(self, link: StreamLink, address: Address, timeout_ms: float, **how: Any) -> Link:
         try:
             async with asyncio.timeout(timeout_ms / 1_000):
                 await asyncio.get_running_loop().create_connection(
                     lambda: link,
-                    address.host,
-                    address.port,
                     ssl=self._client,
-                    local_addr=(source, 0) if source is not None else None,
                     ssl_handshake_timeout=timeout_ms / 1_000,
                     ssl_shutdown_timeout=TLS_SHUTDOWN_SECONDS,
+                    **how,
                 )
         except TimeoutError:
             link.abort()
@@ -54,6 +63,31 @@ class TlsLinks:
             raise Unreachable(f"no link: {error.strerror or error}", address=str(address)) from None
         link.binding = tls.peer_certificate_hash(cast("ssl.SSLObject", link.carrier_info("ssl_object")))
         return link
+
+    async def accept(self, connection: socket.socket, link: StreamLink) -> Link:
+        """TLS as the server over a connection that has come. Raises TlsFailed."""
+        context, link.binding = self._certified()
+        try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: link,
+                connection,
+                ssl=context,
+                ssl_handshake_timeout=HANDSHAKE_SECONDS,
+                ssl_shutdown_timeout=TLS_SHUTDOWN_SECONDS,
+            )
+        except OSError:  # garbage, a scanner, or the peer left
+            link.abort()
+            raise TlsFailed from None
+        except asyncio.CancelledError:
+            link.abort()
+            raise
+        return link
+
+    def _certified(self) -> tuple[ssl.SSLContext, bytes]:
+        if self._server is None:
+            self._server = tls.server_context()
+        return self._server
 
     async def listen(self, address: Address, incoming: Incoming) -> SocketListener:
         """See LinkKind."""
@@ -66,28 +100,6 @@ class TlsLinks:
         except OSError as error:
             bound.close()
             raise Unreachable(f"cannot listen: {error.strerror}", address=str(address)) from None
-        if self._server is None:
-            self._server = tls.server_context()
-        context, certificate_hash = self._server
-
-        async def open_link(connection: socket.socket) -> Link:
-            link = StreamLink()
-            link.binding = certificate_hash
-            try:
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                await asyncio.get_running_loop().connect_accepted_socket(
-                    lambda: link,
-                    connection,
-                    ssl=context,
-                    ssl_handshake_timeout=HANDSHAKE_SECONDS,
-                    ssl_shutdown_timeout=TLS_SHUTDOWN_SECONDS,
-                )
-            except OSError:  # garbage, a scanner, or the peer left
-                link.abort()
-                raise TlsFailed from None
-            except asyncio.CancelledError:
-                link.abort()
-                raise
-            return link
-
-        return SocketListener(bound, Address(TLS, address.host, int(bound.getsockname()[1])), incoming, open_link)
+        self._certified()  # now, and not while the first peer waits
+        place = Address(TLS, address.host, int(bound.getsockname()[1]))
+        return SocketListener(bound, place, incoming, lambda connection: self.accept(connection, StreamLink()))

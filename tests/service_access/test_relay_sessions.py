@@ -83,7 +83,7 @@ async def test_a_direct_way_is_preferred(world: World) -> None:
     await behind.start("127.0.0.1")
     for announce in behind.moved:
         announce()
-    await until(lambda: world.registry.announced >= 2)
+    await until(lambda: len(world.registry.instances[NAME][behind.key.public].endpoints) == 2)
     await pair(world, provider, await world.endpoint())
     assert server.status()["counts"].get("dialled", 0) == 0
 
@@ -108,7 +108,7 @@ async def test_an_address_behind_somebody_elses_nat_costs_a_head_start_and_no_mo
     behind.addresses = (silent.address(), *behind.addresses)  # what it listens at is of no use to others
     for announce in behind.moved:
         announce()
-    await until(lambda: world.registry.announced >= 3)
+    await until(lambda: len(world.registry.instances[NAME][behind.key.public].endpoints) == 2)
     there, here = await pair(world, provider, await world.endpoint())
     assert server.status()["counts"]["joined"] == 1
     assert there.core.peer_addresses == ()

@@ -16,7 +16,8 @@ from blockcloud.cli.context import (
     options,
 )
 from blockcloud.cli.output import say, show
-from blockcloud.cli.service import ask, draft_instance, serve_until_stopped
+from blockcloud.cli.service import draft_instance, serve_until_stopped
+from blockcloud.cli.table import ask
 from blockcloud.primitives.names import parse_name
 
 MIB: Final = 1024 * 1024

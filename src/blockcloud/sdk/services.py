@@ -137,8 +137,9 @@ async def connect(
 
     `identity` is the key that this side shows (default: a new one), which a policy may ask for, as for a
     `role` to act in and a `grant` (`grants.parse_grant`). With `address` this side listens there, so that a
-    provider that moves can dial it, which is quicker than being told; without, it is told over the session; with
-    `relays` (names) the provider can dial it there. What the session needs goes when the session ends. Raises as `Connector.connect`, and BadConfiguration.
+    provider that moves can dial it, which is quicker than being told; without, it is told over the session. With
+    `relays` (names) a provider that moves can dial it through one of these. What the session needs goes when the
+    session ends. Raises as `Connector.connect`, BadConfiguration, and why no relay takes us.
     """
     name = parse_name(name)
     async with AsyncExitStack() as stack:

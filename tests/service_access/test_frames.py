@@ -14,6 +14,7 @@ from blockcloud.service_access.frames import (
     Ack,
     Challenge,
     Data,
+    Datagram,
     Fin,
     Frame,
     FrameDecoder,
@@ -26,6 +27,7 @@ from blockcloud.service_access.frames import (
     Resume,
     Rst,
     data_header,
+    datagram_header,
     encode_frame,
     encode_handshake,
 )
@@ -75,9 +77,12 @@ STRUCTS = st.one_of(
     st.builds(Proof, NUMBERS, ADDRESSES.map(tuple), B32),
 )
 DATAS = st.tuples(NUMBERS, st.binary(max_size=2_000))
+DATAGRAMS = st.binary(max_size=1_200)
 
 
 def wire(item: object) -> bytes:
+    if isinstance(item, bytes):
+        return datagram_header(len(item)) + item
     if isinstance(item, tuple):
         offset, payload = item
         return data_header(offset, len(payload)) + payload
@@ -85,6 +90,8 @@ def wire(item: object) -> bytes:
 
 
 def plain(frame: Frame | None) -> object:
+    if isinstance(frame, Datagram):
+        return bytes(frame.payload)
     return (frame.offset, bytes(frame.payload)) if isinstance(frame, Data) else frame
 
 
@@ -95,7 +102,7 @@ def decoder(authenticated: bool = True) -> FrameDecoder:
     return made
 
 
-@given(items=st.lists(st.one_of(STRUCTS, DATAS), max_size=8), data=st.data())
+@given(items=st.lists(st.one_of(STRUCTS, DATAS, DATAGRAMS), max_size=8), data=st.data())
 def test_any_cut_gives_the_same_frames(items: list[object], data: st.DataObject) -> None:
     stream = b"".join(map(wire, items))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=20)))
@@ -145,6 +152,7 @@ def test_before_authentication_frames_are_small() -> None:
         (encode_frame(Challenge(bytes(31), 2, (), bytes(32))), Malformed),
         (encode_frame(Proof(2, (), bytes(33))), Malformed),
         (encode_frame(Ack(2**62 + 1, 0)), Malformed),
+        (datagram_header(1_201) + bytes(1_201), Oversized),
         (encode_frame(Rst("x" * 200, "y" * 100)), Malformed),
         (bytes([Kind.ACK, 0, 0, 10]) + encode((1, 2, "surplus")), Malformed),
     ],

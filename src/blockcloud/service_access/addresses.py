@@ -26,7 +26,7 @@ QUIC: Final = "quic"
 UNIX: Final = "unix"
 RELAY: Final = "relay"
 KINDS: Final = (TLS, QUIC, UNIX, RELAY)
-DIALLED_KINDS: Final = (TLS, UNIX, RELAY)  # that this version makes links of
+DIALLED_KINDS: Final = KINDS  # that this version makes links of
 SOCKET_PATH_BYTES: Final = 107  # unix(7): sun_path, without its last zero
 
 _KIND = re.compile(r"[a-z][a-z0-9+-]{0,15}", re.ASCII)

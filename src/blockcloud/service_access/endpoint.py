@@ -128,6 +128,8 @@ class ServiceEndpoint:
         await self.relays.close()
         await self._reception.close()
         await asyncio.gather(*self._redialler.tasks(), return_exceptions=True)
+        for kind in self.kinds.values():
+            kind.close()
         await asyncio.sleep(0)
 
     async def __aenter__(self) -> ServiceEndpoint:

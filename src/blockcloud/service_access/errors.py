@@ -107,6 +107,12 @@ class SessionLost(SessionEnded):
     hint = "The instance is gone. Connect again to reach another one."
 
 
+class DatagramTooLarge(BlockCloudError):
+    """The message does not fit into one datagram of a session."""
+
+    code = "datagram_too_large"
+
+
 class AccessDenied(BlockCloudError):
     """A rule of the service table drops connections to the name."""
 

@@ -16,7 +16,7 @@ from typing import Final, TypeAlias, cast
 
 from blockcloud.primitives.codec import Struct, decode, encode
 from blockcloud.primitives.errors import Malformed, Oversized
-from blockcloud.primitives.limits import SESSION_FRAME_BYTES
+from blockcloud.primitives.limits import SESSION_DATAGRAM_BYTES, SESSION_FRAME_BYTES
 from blockcloud.service_access.addresses import Address, check_addresses
 from blockcloud.service_access.handshake import HANDSHAKE_MESSAGE_BYTES
 
@@ -52,6 +52,7 @@ class Kind(IntEnum):
     MOVED = 20
     FIN = 21
     RST = 22
+    DATAGRAM = 23
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,13 @@ class Data:
     """Bytes of the stream, from `offset` on. The payload is a view into what was received."""
 
     offset: int
+    payload: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Datagram:
+    """A message beside the stream, unreliable and in no order. On a QUIC link it travels as a QUIC datagram instead."""
+
     payload: memoryview
 
 
@@ -142,7 +150,9 @@ class Proof(Struct, frozen=True):
     mac: bytes
 
 
-Frame: TypeAlias = HandshakeFrame | Data | Ack | Ping | Pong | Moved | Fin | Rst | Resume | Challenge | Proof | Admitted
+Frame: TypeAlias = (
+    HandshakeFrame | Data | Datagram | Ack | Ping | Pong | Moved | Fin | Rst | Resume | Challenge | Proof | Admitted
+)
 
 _STRUCTS: Final[dict[Kind, type[Struct]]] = {
     Kind.ACK: Ack,
@@ -169,6 +179,11 @@ def encode_frame(frame: Struct) -> bytes:
 def encode_handshake(kind: Kind, message: bytes) -> bytes:
     """The wire form of a handshake message."""
     return _HEADER.pack(kind << 24 | len(message)) + message
+
+
+def datagram_header(length: int) -> bytes:
+    """What goes before a datagram of `length` bytes."""
+    return _HEADER.pack(Kind.DATAGRAM << 24 | length)
 
 
 def data_header(offset: int, length: int) -> bytes:
@@ -253,6 +268,10 @@ class FrameDecoder:
             (offset,) = _OFFSET.unpack_from(body)
             _check_range(offset)
             return Data(offset, body[OFFSET_BYTES:])
+        if kind is Kind.DATAGRAM:
+            if length > SESSION_DATAGRAM_BYTES:
+                raise Oversized("datagram is larger than its limit", bytes=length, limit=SESSION_DATAGRAM_BYTES)
+            return Datagram(body)
         if kind <= Kind.FINISH:
             return HandshakeFrame(kind, bytes(body))
         frame = decode(bytes(body), _STRUCTS[kind], limit=HANDSHAKE_MESSAGE_BYTES)

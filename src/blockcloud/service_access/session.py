@@ -32,6 +32,7 @@ from blockcloud.primitives.hashes import tagged
 from blockcloud.primitives.limits import SESSION_BUFFER_BYTES
 from blockcloud.service_access.addresses import Address, check_addresses
 from blockcloud.service_access.buffers import ReceiveBuffer, SendBuffer
+from blockcloud.service_access.datagrams import DatagramQueue
 from blockcloud.service_access.errors import (
     BadMove,
     BadResumeMac,
@@ -47,6 +48,7 @@ from blockcloud.service_access.frames import (
     Ack,
     Challenge,
     Data,
+    Datagram,
     Fin,
     Frame,
     Moved,
@@ -143,6 +145,9 @@ class Statistics:
     longest_gap_ms: float = 0.0
     last_gap_ms: float = 0.0
     faults: int = 0
+    datagrams_sent: int = 0
+    datagrams_received: int = 0
+    datagrams_dropped: int = 0  # of ours: no link took them; of the peer's: the program was too slow
 
 
 class SessionCore:
@@ -166,6 +171,7 @@ class SessionCore:
         self.error: BlockCloudError | None = None
         self.peer_addresses = peer_addresses
         self.statistics = Statistics()
+        self.datagrams = DatagramQueue()
         self.link = 0  # counter of the link that has the session
         self.linked = True
         self.dial_due_ms: float | None = None  # the peer asked to be dialled at `peer_addresses`; not before this time
@@ -412,6 +418,11 @@ class SessionCore:
                     self._acknowledge_due_ms = now_ms
                 elif self._acknowledge_due_ms is None:
                     self._acknowledge_due_ms = now_ms + self.parameters.acknowledge_after_ms
+            case Datagram(payload=payload):
+                before = self.datagrams.dropped
+                self.datagrams.put(payload)
+                self.statistics.datagrams_received += 1
+                self.statistics.datagrams_dropped += self.datagrams.dropped - before
             case Ack(received=received, limit=limit):
                 self._send.acknowledge(received, limit)
                 self._progressed(now_ms)

@@ -10,8 +10,9 @@ import asyncio
 from typing import Final, Protocol
 
 from blockcloud.primitives.errors import BlockCloudError, PeerFault
+from blockcloud.primitives.limits import SESSION_DATAGRAM_BYTES
 from blockcloud.service_access.addresses import Address
-from blockcloud.service_access.errors import SessionEnded
+from blockcloud.service_access.errors import DatagramTooLarge, SessionEnded
 from blockcloud.service_access.frames import Frame
 from blockcloud.service_access.links.link import Link
 from blockcloud.service_access.session import Role, SessionCore, State, Statistics
@@ -45,6 +46,7 @@ class Session:
         self._old: Link | None = None  # until the first frame on the new link shows that the peer has switched
         self._readable = asyncio.Event()
         self._sendable = asyncio.Event()
+        self._datagram_came = asyncio.Event()
         self._changed = asyncio.Event()  # link or state
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ms = 0.0
@@ -110,6 +112,32 @@ class Session:
         accepted = self.core.write(data)
         self._pump()
         return accepted
+
+    def send_datagram(self, data: bytes) -> None:
+        """Send `data` (at most 1,200 bytes) beside the stream: it may get lost, and overtake. A link that is busy or
+        gone loses it at once. Raises DatagramTooLarge, SessionEnded's children."""
+        if len(data) > SESSION_DATAGRAM_BYTES:
+            raise DatagramTooLarge(bytes=len(data), limit=SESSION_DATAGRAM_BYTES)
+        if self.core.error is not None:
+            raise self.core.error
+        link = self._link
+        if link is None or link.paused or not self.core.linked:
+            self.statistics.datagrams_dropped += 1
+            return
+        self.statistics.datagrams_sent += 1
+        link.send_datagram(data)
+
+    async def receive_datagram(self) -> bytes:
+        """The next datagram of the peer. Raises SessionEnded or one of its children when no more can come."""
+        core = self.core
+        while (datagram := core.datagrams.take()) is None:
+            if core.error is not None:
+                raise core.error
+            if core.state is State.FINISHED:
+                raise SessionEnded("the session is over")
+            self._datagram_came.clear()
+            await self._datagram_came.wait()
+        return datagram
 
     def write_eof(self) -> None:
         """End this side's stream; the peer's goes on."""
@@ -275,8 +303,11 @@ class Session:
             self._readable.set()
         if core.room or core.error is not None:
             self._sendable.set()
+        if core.datagrams:
+            self._datagram_came.set()
         if core.state in (State.FINISHED, State.FAILED):
             self._changed.set()
+            self._datagram_came.set()
             if self._link is not None:
                 self._link.close()
         elif core.all_sent:
@@ -321,5 +352,6 @@ class Session:
             self._old.abort()
         self._readable.set()
         self._sendable.set()
+        self._datagram_came.set()
         self._changed.set()
         self._keeper.session_over(self)

@@ -24,8 +24,8 @@ from blockcloud.primitives.hashes import sha256
 CERTIFICATE_DAYS = 3_650
 
 
-def server_context() -> tuple[ssl.SSLContext, bytes]:
-    """(context of a listener with a new certificate, SHA-256 of that certificate's DER form)."""
+def new_certificate() -> tuple[bytes, bytes, bytes]:
+    """(private key as PEM, certificate as PEM, SHA-256 of its DER form): new ones."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "blockcloud")])
     start = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
@@ -39,14 +39,21 @@ def server_context() -> tuple[ssl.SSLContext, bytes]:
         .not_valid_after(start + datetime.timedelta(days=CERTIFICATE_DAYS))
         .sign(key, hashes.SHA256())
     )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    public = certificate.public_bytes(serialization.Encoding.PEM)
+    return private, public, sha256(certificate.public_bytes(serialization.Encoding.DER))
+
+
+def server_context() -> tuple[ssl.SSLContext, bytes]:
+    """(context of a listener with a new certificate, SHA-256 of that certificate's DER form)."""
+    private, public, certificate_hash = new_certificate()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.num_tickets = 0  # links are not resumed by TLS; two tickets a connection would be wasted
-    pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    ) + certificate.public_bytes(serialization.Encoding.PEM)
-    _load(context, pem)
-    return context, sha256(certificate.public_bytes(serialization.Encoding.DER))
+    _load(context, private + public)
+    return context, certificate_hash
 
 
 def _load(context: ssl.SSLContext, pem: bytes) -> None:

@@ -41,3 +41,6 @@ class LinkKind(Protocol):
 
     async def listen(self, address: Address, incoming: Incoming) -> LinkListener:
         """Bind `address` and pass on who comes. Raises Unreachable."""
+
+    def close(self) -> None:
+        """The endpoint closes, its sessions are over: cut what is still there."""

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Final, Protocol, cast
 
 from blockcloud.primitives.errors import PeerFault, TimedOut, Unreachable
-from blockcloud.service_access.frames import Frame, FrameDecoder, Rst, encode_frame
+from blockcloud.service_access.frames import Frame, FrameDecoder, Rst, datagram_header, encode_frame
 
 UNBOUND_BYTES: Final = 128 * 1024
 WRITE_BUFFER_BYTES: Final = 256 * 1024
@@ -137,6 +137,10 @@ class Link(ABC):
         """Write `pieces` in this order; nothing happens on a broken link (`link_lost` tells)."""
 
     @abstractmethod
+    def send_datagram(self, data: bytes) -> None:
+        """Send `data` beside the frames, or lose it."""
+
+    @abstractmethod
     def close(self) -> None:
         """Close when everything is sent."""
 
@@ -191,6 +195,9 @@ class StreamLink(Link, asyncio.Protocol):
     def send(self, *pieces: bytes | memoryview) -> None:
         if self._transport is not None and not self.lost and not self._transport.is_closing():
             self._transport.writelines(pieces)
+
+    def send_datagram(self, data: bytes) -> None:
+        self.send(datagram_header(len(data)), data)
 
     def close(self) -> None:
         if self._transport is not None:

@@ -45,6 +45,9 @@ class RelayLinks:
         """There is no listening at a relay's address: an endpoint registers at a relay by its name."""
         raise Unreachable("name the relay instead: its address is found by its name", address=str(address))
 
+    def close(self) -> None:
+        """See LinkKind; the transports close by themselves."""
+
     async def accept(self, connection: socket.socket) -> Link:
         """A link of a connection that somebody has come through. Raises TlsFailed."""
         return await self._tls_links.accept(connection, RelayedLink())

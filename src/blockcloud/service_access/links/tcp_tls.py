@@ -89,6 +89,9 @@ class TlsLinks:
             self._server = tls.server_context()
         return self._server
 
+    def close(self) -> None:
+        """See LinkKind; the transports close by themselves."""
+
     async def listen(self, address: Address, incoming: Incoming) -> SocketListener:
         """See LinkKind."""
         bound = socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET, socket.SOCK_STREAM)

@@ -69,6 +69,9 @@ class UnixLinks:
             raise
         return link
 
+    def close(self) -> None:
+        """See LinkKind; the transports close by themselves."""
+
     async def listen(self, address: Address, incoming: Incoming) -> UnixListener:
         """See LinkKind. A socket file that nobody answers at is replaced."""
         path = Path(address.host)

@@ -33,11 +33,12 @@ DETERMINISTIC = (f"{PACKAGE}transaction_chain/", f"{PACKAGE}service_chain/")
 PURE = (*DETERMINISTIC, f"{PACKAGE}primitives/", f"{PACKAGE}routing/", f"{PACKAGE}service_access/")
 # ... except these files, each of which carries out what a core decided.
 SERVICE_ACCESS_ADAPTORS = (
-    *"announce connector control control_table detours endpoint forward listener publish reception".split(),
-    *"redial splice steering stream tls".split(),
+    *"announce connector control control_table detours endpoint forward front listener publish".split(),
+    *"reception redial splice steering stream tls".split(),
 )
 RELAY_ADAPTORS = "control_stream dialling pipe places registration server".split()
 EDGE_ADAPTORS = "streams exchange upstream signing_proxy caching_node".split()
+PROXY_ADAPTORS = "dns_stub http_proxy local_services socks_proxy".split()
 ADAPTORS = (
     f"{PACKAGE}primitives/files.py",  # a folder's entries, on the medium
     f"{PACKAGE}primitives/keys.py",  # key files, and new keys from the system's randomness
@@ -45,6 +46,7 @@ ADAPTORS = (
     f"{PACKAGE}routing/adaptors/",
     # The asyncio side of the service access layer; the rest of it is sans-IO.
     *(f"{PACKAGE}service_access/{name}.py" for name in SERVICE_ACCESS_ADAPTORS),
+    *(f"{PACKAGE}service_access/proxy/{name}.py" for name in PROXY_ADAPTORS),
     *(f"{PACKAGE}service_access/relay/{name}.py" for name in RELAY_ADAPTORS),
     *(f"{PACKAGE}service_access/edge/{name}.py" for name in EDGE_ADAPTORS),
     f"{PACKAGE}service_access/links/",

@@ -23,6 +23,7 @@ from blockcloud.cli import (
     namespace,
     node,
     policy,
+    proxy,
     relay,
     service,
     state,
@@ -66,6 +67,7 @@ for group, group_name in GROUPS:
 chain.register(app)
 service.register(app)
 fetching.register(app)
+proxy.register(app)
 doctor.register(app)
 labs.register(app)
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:0"
 FORWARD: Final = "forward"
+PROXY: Final = "proxy"
 
 T = TypeVar("T")
 
@@ -229,16 +230,16 @@ async def _forward(
 
 
 def move(
-    what: Annotated[str, typer.Argument(help="NAME of a running publish, or `forward`.")],
+    what: Annotated[str, typer.Argument(help="NAME of a running publish, or `forward`, or `proxy`.")],
     to: Annotated[str, typer.Option("--to", help="HOST:PORT of the new service-access endpoint.")] = "",
     status: Annotated[bool, typer.Option("--status", help="Move nothing; show the running sessions.")] = False,
 ) -> None:
-    """Tell a running publish or forward to move its service-access endpoint, live."""
+    """Tell a running publish, forward or proxy to move its service-access endpoint, live."""
     if bool(to) == status:
         raise typer.BadParameter("say where: --to HOST:PORT (or ask with --status)")
     if to:
         address_argument(to)
-    path = home().control_path(FORWARD if what == FORWARD else f"publish-{parse_name(what)}")
+    path = home().control_path(what if what in (FORWARD, PROXY) else f"publish-{parse_name(what)}")
     show(asyncio.run(_move(path, to)), as_json=options.as_json)
 
 

@@ -27,10 +27,11 @@ TD_CONTEXT: Final = "https://www.w3.org/2022/wot/td/v1.1"
 BC_CONTEXT: Final = "urn:blockcloud:terms:v1#"
 # The terms that this version acts upon: a file may call these critical, and no others.
 UNDERSTOOD: Final = frozenset(
-    {"bc:name", "bc:seq", "bc:prev", "bc:transport", "bc:protocol", "bc:crit", "bc:content", "bc:keys"}
+    {"bc:name", "bc:seq", "bc:prev", "bc:transport", "bc:protocol", "bc:ports", "bc:crit", "bc:content", "bc:keys"}
 )
 CONTENT_PATHS: Final = 100
 CONTENT_PATH_CHARACTERS: Final = 1_024
+PORTS: Final = 8
 RESPONSE_KEYS: Final = 16
 RESPONSE_SIGNING: Final = "response-signing"
 _DEPTH_MAX: Final = 32
@@ -158,6 +159,7 @@ def _check_terms(document: dict[str, Any]) -> None:
         raise InvalidServiceFile("bc:prev is the hash of the file before, 64 hex digits")
     _check_content(document.get("bc:content", {}))
     _check_keys(document.get("bc:keys", []))
+    _check_ports(document.get("bc:ports", []))
     critical = document.get("bc:crit", [])
     if not isinstance(critical, list) or any(not isinstance(term, str) for term in critical):
         raise InvalidServiceFile("bc:crit is a list of terms")
@@ -197,6 +199,20 @@ def _check_keys(keys: object) -> None:
         kind = jwk.get("kty"), jwk.get("crv")
         if kind != ("OKP", "Ed25519") or not isinstance(x, str) or not _JWK_KEY.fullmatch(x):
             raise InvalidServiceFile("a key that signs responses is an Ed25519 JWK (RFC 8037)")
+
+
+def _check_ports(ports: object) -> None:
+    if not isinstance(ports, list) or len(ports) > PORTS or not all(_is_port(port) for port in ports):
+        raise InvalidServiceFile("bc:ports is a list of port numbers, not too many", limit=PORTS)
+
+
+def _is_port(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 0xFFFF
+
+
+def declared_ports(document: Mapping[str, Any]) -> tuple[int, ...]:
+    """The TCP ports at which programs expect the service of a read file, as in `http://name/` or `name:5432`."""
+    return tuple(dict.fromkeys(document.get("bc:ports", ())))
 
 
 def _refuse_addresses(value: object, depth: int) -> None:

@@ -22,7 +22,7 @@ from blockcloud.primitives.limits import CLOCK_SKEW_SECONDS, INSTANCE_KEYS, RESO
 from blockcloud.primitives.names import parse_name
 from blockcloud.routing.address_record import AddressRecord, verify_record
 from blockcloud.routing.errors import HashMismatch, InvalidServiceFile, NotAnnounced
-from blockcloud.routing.service_file import parse_service_file, service_file_hash
+from blockcloud.routing.service_file import declared_ports, parse_service_file, service_file_hash
 from blockcloud.sdk.errors import BadAnswer, NotFound
 from blockcloud.sdk.light_client import Proven
 from blockcloud.sdk.reading import AsyncReader
@@ -118,6 +118,16 @@ class ChainResolver:
         if document["bc:name"] != resolution.name:
             raise InvalidServiceFile("the service file is another name's", name=document["bc:name"])
         return document
+
+    async def ports(self, resolution: Resolution) -> tuple[int, ...]:
+        """The ports at which programs expect the service; none if it has no file, or one that names none.
+
+        Raises what `service_file` raises, but for the file that is not there.
+        """
+        try:
+            return declared_ports(await self.service_file(resolution))
+        except NotFound:
+            return ()
 
     def _still_good(self, entry: _Entry, resolution: Resolution, asked_at_s: float, max_age_s: int) -> bool:
         """Whether a cached answer may be given: young enough, made while we waited, or made just now."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from typing import Final, cast
+from typing import Final, Protocol, cast
 
 from blockcloud.primitives.errors import BlockCloudError
 from blockcloud.service_access.errors import SessionEnded
@@ -18,11 +18,27 @@ from blockcloud.service_access.stream import Session
 TCP_WRITE_BUFFER_BYTES: Final = 512 * 1024
 
 
-class TcpSide(asyncio.Protocol):
-    """The plain connection. What it reads goes straight into the session, as fast as the session takes it."""
+class ByteGate(Protocol):
+    """Looks at what a program sends before it gets into the session."""
 
-    def __init__(self) -> None:
+    def receive(self, data: bytes) -> bytes:
+        """What may pass of `data` and of what was held back. Raises BlockCloudError: nothing more passes."""
+
+    def answer(self, error: BlockCloudError) -> bytes:
+        """What the program is told about the error."""
+
+
+class TcpSide(asyncio.Protocol):
+    """The plain connection. What it reads goes straight into the session, as fast as the session takes it.
+
+    Before there is a session, `receive` and `write` are for a conversation with the program.
+    """
+
+    def __init__(self, gate: ByteGate | None = None) -> None:
         self.session: Session | None = None
+        self.refusal: BlockCloudError | None = None  # by the gate
+        self._gate = gate
+        self._arrived = asyncio.Event()
         self._transport: asyncio.Transport | None = None
         self._connected = asyncio.Event()
         self._writable = asyncio.Event()
@@ -42,6 +58,28 @@ class TcpSide(asyncio.Protocol):
         """Wait until the connection is there (a server makes the protocol first)."""
         await self._connected.wait()
 
+    async def receive(self) -> bytes:
+        """What the program has sent; b"" when it has ended its direction or is gone. Before `start` only."""
+        while not self._early and not self._eof and not self._lost:
+            self._resume()
+            self._arrived.clear()
+            await self._arrived.wait()
+        early, self._early = self._early, b""
+        return early
+
+    def put_back(self, data: bytes) -> None:
+        """What `receive` gave and was not for its caller."""
+        self._early = data + self._early
+
+    async def gone(self) -> None:
+        """Wait until the program has left, or ended its direction. One that has sent more meanwhile is only missed when
+        it is written to."""
+        while not self._lost and not self._eof:
+            if not self._early:
+                self._resume()
+            self._arrived.clear()
+            await self._arrived.wait()
+
     def start(self, session: Session) -> None:
         """Pass what is read to `session` from now on."""
         self.session = session
@@ -59,15 +97,30 @@ class TcpSide(asyncio.Protocol):
         if session is None:
             # Pausing in `connection_made` is of no use: not every loop has begun to read by then.
             self._early += data
+            self._arrived.set()
             self._pause()
             return
         if not session.core.writable:
             return
+        if self._gate is not None:
+            try:
+                data = self._gate.receive(data)
+            except BlockCloudError as error:
+                self._refuse(session, self._gate, error)
+                return
         accepted = session.write_now(data)
         if accepted < len(data):
             self._pause()
             rest = memoryview(data)[accepted:]
             self._pending = asyncio.get_running_loop().create_task(self._write_rest(session, rest))
+
+    def _refuse(self, session: Session, gate: ByteGate, error: BlockCloudError) -> None:
+        """The program gets the gate's answer, the service nothing."""
+        self.refusal = error
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(gate.answer(error))
+        self.close()
+        session.abort("refused", "the connection was refused on the consumer's side")
 
     async def _write_rest(self, session: Session, rest: memoryview) -> None:
         try:
@@ -82,20 +135,26 @@ class TcpSide(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
 
+    def _resume(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
     def _read_on(self) -> None:
         if self._eof and self.session is not None:
             self.session.write_eof()
-        elif self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
+        else:
+            self._resume()
 
     def eof_received(self) -> bool:
         self._eof = True
+        self._arrived.set()
         if self._pending is None and self.session is not None:
             self.session.write_eof()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True
+        self._arrived.set()
         self._writable.set()
         if not self._closing and self.session is not None:
             self.session.abort("connection_reset", "the program behind the session broke its connection")
@@ -126,7 +185,7 @@ class TcpSide(asyncio.Protocol):
     def reset(self) -> None:
         """Close with a TCP reset, so that the program cannot take what it got for the whole."""
         self._closing = True
-        if self._transport is None:
+        if self._transport is None or self.refusal is not None:
             return
         plain = self._transport.get_extra_info("socket")
         if plain is not None and not self._transport.is_closing():

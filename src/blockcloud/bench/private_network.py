@@ -150,10 +150,15 @@ class PrivateNetwork:
     def _up(self, cable: int) -> list[str]:
         return [f"link set {_cable(cable)} up", f"route replace default via {self._gateway} dev {_cable(cable)}"]
 
-    def roam(self, cable: int) -> list[str]:
-        """Lines of `ip` by which a host changes to one of its cables; the others go down first (a hard hand-over)."""
-        others = [f"link set {_cable(other)} down" for other in range(self._cables) if other != cable]
-        return [*others, *self._up(cable)]
+    def roam(self, host: int, cable: int) -> list[str]:
+        """Lines of `ip` by which a host changes to one of its cables. The others go down first, and their addresses
+        with them: while the old address is there, the kernel goes on sending from it, over the new cable."""
+        lines = []
+        for other in range(self._cables):
+            if other != cable:
+                lines += [f"link set {_cable(other)} down", f"addr flush dev {_cable(other)}"]
+        address = f"addr replace {self.address(host, cable)} peer {self._gateway} dev {_cable(cable)}"
+        return [*lines, address, *self._up(cable)]
 
     def remove(self) -> None:
         """Take away what is there of this network, also what a killed test left. Its programs must have ended."""

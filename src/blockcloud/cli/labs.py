@@ -130,6 +130,22 @@ def bench_sal() -> None:
     show(run(), as_json=options.as_json)
 
 
+@bench.command("roaming")
+def bench_roaming(
+    moves: Annotated[int, typer.Option(min=1, help="Moves of each kind.")] = 15,
+    cases: Annotated[str, typer.Option(help="provider, consumer, both, fallback: separated by commas.")] = (
+        "provider,consumer,both,fallback"
+    ),
+) -> None:
+    """How long a session is silent when its ends change their networks, in namespaces (needs root)."""
+    from blockcloud.bench.roaming import CASES, run
+
+    chosen = [case.strip() for case in cases.split(",")]
+    if not set(chosen) <= set(CASES):
+        raise typer.BadParameter("--cases takes some of " + ", ".join(CASES))
+    show(run(cases=chosen, moves=moves), as_json=options.as_json)
+
+
 @bench.command("catchup")
 def bench_catchup(
     legs: Annotated[str, typer.Option(help="dense, long, eras: separated by commas.")] = "dense,long,eras",

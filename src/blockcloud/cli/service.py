@@ -211,6 +211,7 @@ async def _forward(
     from blockcloud.service_access.forward import Forwarder
 
     async with open_client() as client, ServiceEndpoint(key) as endpoint:
+        endpoint.moved.append(client.transport.renew)
         await listening(endpoint.start(*own))
         resolver = ChainResolver(client)
         await endpoint.relays.join(relays, resolver)

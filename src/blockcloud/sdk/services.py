@@ -117,7 +117,12 @@ async def listen(
             )
             listener = await stack.enter_async_context(serving)
             listener.decisions = decisions.counts
-            yield listener
+            renew = client.transport.renew
+            listener.endpoint.moved.insert(0, renew)  # before the new address is announced over it
+            try:
+                yield listener
+            finally:
+                listener.endpoint.moved.remove(renew)
 
 
 async def connect(
@@ -146,6 +151,7 @@ async def connect(
         client = await stack.enter_async_context(open_client(home, api=api))
         endpoint = _OwnEndpoint(identity or SigningKey.generate(), parameters=parameters)
         stack.push_async_callback(endpoint.close)
+        endpoint.moved.append(client.transport.renew)
         if address is not None:
             await endpoint.start(*address)
         resolver = ChainResolver(client)

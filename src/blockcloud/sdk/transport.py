@@ -36,6 +36,24 @@ MSGPACK: Final = "application/msgpack"
 T = TypeVar("T")
 
 
+class _Pool:
+    """Connections made from one place of ours. A retired pool is closed when the last request in it has ended."""
+
+    def __init__(self, http: httpx2.AsyncClient) -> None:
+        self.http = http
+        self.users = 0
+        self.retired = False
+
+    async def __aenter__(self) -> httpx2.AsyncClient:
+        self.users += 1
+        return self.http
+
+    async def __aexit__(self, *_: object) -> None:
+        self.users -= 1
+        if self.retired and not self.users:
+            await self.http.aclose()
+
+
 class Transport:
     """Requests to the nodes at `urls`. Use as an async context manager, or call `close`."""
 
@@ -46,16 +64,33 @@ class Transport:
         self.refused: deque[tuple[str, BlockCloudError]] = deque(maxlen=REFUSALS_KEPT)
         self._attempt_s = attempt_s
         self._preferred = 0
+        self._pool = self._new_pool()
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    def _new_pool(self) -> _Pool:
         # No proxies or credentials from the environment: the URLs are the nodes themselves.
         limits = httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
         # The default context reads all public authorities, which takes long and nobody needs without https.
         secure = any(url.startswith("https://") for url in self.urls)
         verify = True if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        self._http = httpx2.AsyncClient(trust_env=False, limits=limits, timeout=attempt_s, verify=verify)
+        return _Pool(httpx2.AsyncClient(trust_env=False, limits=limits, timeout=self._attempt_s, verify=verify))
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._http.aclose()
+        await self._pool.http.aclose()
+        await asyncio.gather(*self._retiring)
+
+    def renew(self) -> None:
+        """This machine has another address: what is asked from now on goes over new connections.
+
+        The old ones are dead without knowing it, and a request over one of them would wait for its whole time.
+        """
+        old, self._pool = self._pool, self._new_pool()
+        old.retired = True
+        if not old.users:
+            task = asyncio.get_running_loop().create_task(old.http.aclose())
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
 
     async def once(
         self,
@@ -76,7 +111,8 @@ class Transport:
         try:
             async with (
                 asyncio.timeout(seconds),
-                self._http.stream(
+                self._pool as http,
+                http.stream(
                     method, url + path, params=params, content=content, headers=headers, timeout=seconds
                 ) as response,
             ):

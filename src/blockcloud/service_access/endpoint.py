@@ -20,13 +20,12 @@ from typing import Final
 import structlog
 
 from blockcloud.primitives.codec import encode
-from blockcloud.primitives.errors import BlockCloudError, Busy, Unreachable
+from blockcloud.primitives.errors import Busy, Unreachable
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.primitives.limits import MOVED_ADDRESSES, SESSIONS
-from blockcloud.service_access.addresses import QUIC, RELAY, TLS, Address, dialled
+from blockcloud.service_access.addresses import QUIC, RELAY, TLS, Address
 from blockcloud.service_access.admission import NO_CREDENTIALS, Credentials, Gate
-from blockcloud.service_access.detours import direct_or_relayed
-from blockcloud.service_access.errors import AlreadyListening, SessionEnded, UnexpectedFrame
+from blockcloud.service_access.errors import AlreadyListening, UnexpectedFrame
 from blockcloud.service_access.frames import (
     RESUME_NONCE_BYTES,
     Admitted,
@@ -42,6 +41,7 @@ from blockcloud.service_access.links.all_kinds import link_kinds
 from blockcloud.service_access.links.kind import LinkListener
 from blockcloud.service_access.links.link import Link, time_limit
 from blockcloud.service_access.links.relayed import RelayLinks
+from blockcloud.service_access.peer_search import PeerSearch
 from blockcloud.service_access.reception import Reception
 from blockcloud.service_access.redial import Redialler
 from blockcloud.service_access.relay.places import RelayPlaces
@@ -354,19 +354,19 @@ class ServiceEndpoint:
             else:
                 reached = tuple(addresses)
                 self.source = _source(reached)
-            await self._renew_relays()
             self.table.note("move", ", ".join(map(str, reached)), self.now_ms())
             for callback in list(self.moved):
                 callback()
             limit = asyncio.Semaphore(MOVES_AT_ONCE)
             kinds = [RELAY, *(address.kind for address in reached)]
             await asyncio.gather(
-                *(self._move_session(session, kinds, limit) for session in list(self.sessions.values()))
+                self._renew_relays(),
+                *(self._move_session(session, kinds, limit) for session in list(self.sessions.values())),
             )
             return reached
 
     async def _renew_relays(self) -> None:
-        """Relays first, since MOVED may lead peers there; but none of them holds up the move for long."""
+        """Register from where we are now, beside the sessions; no relay holds up the move for long."""
         try:
             async with asyncio.timeout(self.parameters.dead_after_ms / 1_000):
                 await self.relays.renew()
@@ -380,35 +380,17 @@ class ServiceEndpoint:
             if session.core.state not in (State.ATTACHED, State.DETACHED):
                 return
             before = session.core.link
-            known = dialled(session.core.peer_addresses)
-            if await self._resume_at(session, [each for each in known if each.kind in kinds]):
+            limit_ms = self.parameters.dead_after_ms
+            search = PeerSearch(self, session, lambda address: address.kind in kinds)
+            if await search.run(limit_ms=limit_ms, rounds=1, announce=True):
                 return
-            if self.addresses and session.linked and session.core.link == before:
-                session.announce_move(self.addresses)
-                try:
-                    async with asyncio.timeout(self.parameters.dead_after_ms / 1_000):
-                        await session.attached_beyond(before)
-                except TimeoutError:
-                    log.warning("move_not_followed", name=session.name)
             if session.core.link == before:
-                await self._resume_at(session, [each for each in known if each.kind not in kinds])
+                await PeerSearch(self, session, lambda address: address.kind not in kinds).run(
+                    limit_ms=limit_ms, rounds=1
+                )
             if session.core.link == before:
+                log.warning("move_not_followed", name=session.name)
                 session.drop_link()
-
-    async def _resume_at(self, session: Session, addresses: list[Address]) -> bool:
-        """Whether one of `addresses` has taken the session."""
-
-        async def attempt(some: Sequence[Address]) -> bool:
-            for address in some:
-                try:
-                    await self.resume(session, address, timeout_ms=self.parameters.dead_after_ms)
-                except (BlockCloudError, SessionEnded) as error:
-                    log.info("move_dial_failed", address=str(address), reason=str(error))
-                else:
-                    return True
-            return False
-
-        return await direct_or_relayed(addresses, attempt)
 
 
 def _source(addresses: Sequence[Address]) -> str | None:

@@ -1,33 +1,22 @@
-"""How a session gets a new link after it lost one: known addresses first, then the registry, until it gives up.
+"""Sessions that need a new link: one task each, which searches for the peer until the core gives up.
 
-The side that began the session dials at once. The other waits half the dead time first, so that not both dial; it can
-only dial where its peer listens. One task a session, one address at a time, a growing pause between rounds, and an end:
-the core gives up after `give_up_ms`. The name is resolved again only when no known address answers: chain and registry
-are never in the path of a move.
+The side that began the session searches at once. The other waits half the dead time first, so that not both dial; it
+can only dial where its peer listens. How peers are found: `peer_search`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import structlog
 
-from blockcloud.primitives.errors import BlockCloudError
-from blockcloud.service_access.addresses import Address, dialled
-from blockcloud.service_access.detours import direct_or_relayed
-from blockcloud.service_access.errors import SessionReset
+from blockcloud.service_access.peer_search import PeerSearch
 from blockcloud.service_access.session import Role, State
 from blockcloud.service_access.stream import Session
 
 if TYPE_CHECKING:
     from blockcloud.service_access.endpoint import ServiceEndpoint
-
-FIRST_PAUSE_MS: Final = 20
-LAST_PAUSE_MS: Final = 500
-ROUNDS: Final = 100
-ROUNDS_UNKNOWN: Final = 3  # so often all addresses may say that they do not know the session
 
 log = structlog.get_logger(__name__)
 
@@ -81,67 +70,13 @@ class Redialler:
             await asyncio.sleep(max(0.0, core.dial_due_ms - endpoint.now_ms()) / 1_000)
         elif core.role is Role.RESPONDER:
             await asyncio.sleep(endpoint.parameters.dead_after_ms / 2_000)
-        pause_ms = FIRST_PAUSE_MS
-        unknown = 0
-        for _ in range(ROUNDS):
-            if not self._wanted(session):
-                return
-            answers: dict[Address, str] = {}
-            if await self._try_all(session, dialled(core.peer_addresses), answers):
-                return
-            others = [each for each in await self._resolve(session) if each not in answers]
-            if await self._try_all(session, others, answers) or not self._wanted(session):
-                return
-            core.dial_due_ms = None
-            if core.state is State.ATTACHED:
-                return  # the peer asked to be dialled, nobody answered there, and the old link still works
-            unknown = unknown + 1 if "unknown_session" in answers.values() else 0
-            if unknown >= ROUNDS_UNKNOWN:
-                session.lose("the instance has restarted and does not know the session any more")
-                return
-            await asyncio.sleep(pause_ms / 1_000)
-            pause_ms = min(2 * pause_ms, LAST_PAUSE_MS)
-
-    async def _try_all(self, session: Session, addresses: Sequence[Address], answers: dict[Address, str]) -> bool:
-        """Dial the addresses until the session needs no link any more; whether it does not. `answers`: see `_try`."""
-
-        async def attempt(some: Sequence[Address]) -> bool:
-            for address in some:
-                answers[address] = await self._try(session, address)
-            return not self._wanted(session)
-
-        return await direct_or_relayed(addresses, attempt)
-
-    async def _try(self, session: Session, address: Address) -> str:
-        """Dial one address; "" if the session has a link now, else the code of what went wrong."""
         if not self._wanted(session):
-            return ""
-        try:
-            await self._endpoint.resume(session, address, timeout_ms=self._endpoint.parameters.dead_after_ms)
-        except SessionReset as refused:
-            log.info("resume_refused", name=session.name, address=str(address), code=refused.reset_code)
-            return refused.reset_code
-        except BlockCloudError as error:
-            log.info("resume_failed", name=session.name, address=str(address), reason=str(error))
-            return error.code
-        return ""
-
-    async def _resolve(self, session: Session) -> list[Address]:
-        """Where the registry says that our peer is now. A key that the ledger no longer lists ends the session."""
-        resolver = self._endpoint.resolver
-        if resolver is None or session.role is not Role.INITIATOR:
-            return []
-        try:
-            resolution = await resolver.resolve(session.name, max_age_s=0)
-        except BlockCloudError as error:
-            log.info("resolve_failed", name=session.name, reason=str(error))
-            return []
-        if session.peer_key not in resolution.instance_keys:
-            session.abort("key_revoked", "the ledger does not list the instance's key any more")
-            return []
-        return [
-            address
-            for instance in resolution.instances
-            if instance.key == session.peer_key
-            for address in instance.addresses()
-        ]
+            return
+        limit_ms = endpoint.parameters.give_up_ms
+        if core.state is State.DETACHED:
+            await PeerSearch(endpoint, session).run(limit_ms=limit_ms)
+            return
+        asked_ms = core.dial_due_ms
+        await PeerSearch(endpoint, session).run(limit_ms=limit_ms, rounds=1)
+        if core.dial_due_ms == asked_ms:
+            core.dial_due_ms = None  # nobody answered where the peer asked to be dialled, and the old link still works

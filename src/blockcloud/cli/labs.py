@@ -123,11 +123,17 @@ def bench_state(
 
 
 @bench.command("sal")
-def bench_sal() -> None:
-    """Sessions by name against plain TLS: connecting, bulk, and the gap when a side moves."""
-    from blockcloud.bench.sal import run
+def bench_sal(
+    only: Annotated[str, typer.Option(help="Parts to measure, separated by commas; not given: all.")] = "",
+    sessions: Annotated[int, typer.Option(help="Idle sessions that one process holds.")] = 5_000,
+) -> None:
+    """Sessions by name against plain TLS: connecting, requests, bulk, idle memory, resolving, and gaps of moves."""
+    from blockcloud.bench.sal import PARTS, run
 
-    show(run(), as_json=options.as_json)
+    chosen = [part.strip() for part in only.split(",")] if only else list(PARTS)
+    if not set(chosen) <= set(PARTS):
+        raise typer.BadParameter("--only takes some of " + ", ".join(PARTS))
+    show(run(only=chosen, sessions=sessions), as_json=options.as_json)
 
 
 @bench.command("roaming")

@@ -63,9 +63,11 @@ class ChainResolver:
 
         Raises InvalidName, UnknownName, NameRevoked, NameExpired, NoInstances, or why no node's answer was accepted.
         """
-        name = parse_name(name)
-        entry = self._entry(name)
         asked_at_s = asyncio.get_running_loop().time()
+        entry = self._entry(name)
+        known = entry.resolution
+        if known is not None and self._still_good(entry, known, asked_at_s, max_age_s):
+            return known
         async with entry.lock:
             if entry.resolution is None or not self._still_good(entry, entry.resolution, asked_at_s, max_age_s):
                 entry.resolution = None
@@ -77,7 +79,7 @@ class ChainResolver:
         """As `resolve`, without instances, so that it does not matter whether one lives: for whoever only has to know
         which keys are the name's. Raises InvalidName, UnknownName, NameRevoked, NameExpired, or why nobody proves it.
         """
-        entry = self._entry(parse_name(name))
+        entry = self._entry(name)
         async with entry.lock:
             known = entry.proven
             if known is not None and self._now_s() * 1_000 - known.proven_at_ms <= RESOLUTION_AGE_SECONDS * 1_000:
@@ -88,8 +90,12 @@ class ChainResolver:
             return found
 
     def _entry(self, name: str) -> _Entry:
-        entry = self._entries.setdefault(name, _Entry())
-        self._entries.move_to_end(name)
+        """What is kept of a name; whoever is in the table has been parsed. Raises InvalidName."""
+        entry = self._entries.get(name)
+        if entry is not None:
+            self._entries.move_to_end(name)
+            return entry
+        entry = self._entries[parse_name(name)] = _Entry()
         while len(self._entries) > NAMES_KEPT:
             self._entries.popitem(last=False)
         return entry

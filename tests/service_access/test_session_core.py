@@ -26,7 +26,19 @@ from blockcloud.service_access.errors import (
     UnexpectedFrame,
     UnknownSession,
 )
-from blockcloud.service_access.frames import Ack, Challenge, Data, Fin, FrameDecoder, Moved, Ping, Proof, Resume, Rst
+from blockcloud.service_access.frames import (
+    Ack,
+    Challenge,
+    Data,
+    Fin,
+    FrameDecoder,
+    Moved,
+    Ping,
+    Pong,
+    Proof,
+    Resume,
+    Rst,
+)
 from blockcloud.service_access.session import Attempt, Role, SessionCore, SessionParameters, State
 from tests.service_access.session_world import BUFFER_BYTES, STREAM, SessionWorld, run_randomly
 
@@ -119,7 +131,7 @@ def _acknowledge_too_much(self, received, limit):  # type: ignore[no-untyped-def
         self.acknowledged = received
         self.sent = max(self.sent, received)
         while chunks and chunks[0][0] < received + 1:
-            chunks.popleft()
+            chunks.pop(0)
             self._next = max(0, self._next - 1)
 
 
@@ -144,28 +156,29 @@ def _keep_doubles(self, frame):  # type: ignore[no-untyped-def]
     if frame.offset > self.received:
         raise DataGap
     self._chunks.append(frame.payload)
+    self.waiting += len(frame.payload)
     self.received = max(self.received, frame.offset + len(frame.payload))
     return len(frame.payload)
 
 
-def _no_credit(self):  # type: ignore[no-untyped-def]
+def _no_credit(self, budget_bytes, taken):  # type: ignore[no-untyped-def]
     limit, self.limit = self.limit, 10**9
     try:
-        return _next_frame(self)
+        _take_frames(self, budget_bytes, taken)
     finally:
         self.limit = limit
 
 
-_next_frame = SendBuffer.next_frame
+_take_frames = SendBuffer.take_frames
 
 
 def _acknowledge_the_limit(self):  # type: ignore[no-untyped-def]
-    self._acknowledged = self._receive.received
-    self._receive.advertised = self._receive.limit
-    self._acknowledge_due_ms = None
+    self._acknowledged = self.incoming.received
+    self.incoming.advertised = self.incoming.limit
+    self.acknowledge_due_ms = None
     from blockcloud.service_access.frames import encode_frame
 
-    self._queue(encode_frame(Ack(self._receive.received + 1, self._receive.advertised)))
+    self._queue(encode_frame(Ack(self.incoming.received + 1, self.incoming.advertised)))
 
 
 MUTANTS: dict[str, tuple[type, str, Callable[..., object]]] = {
@@ -175,7 +188,7 @@ MUTANTS: dict[str, tuple[type, str, Callable[..., object]]] = {
     "not resent": (SendBuffer, "rewind", _no_rewind),
     "the end is not resent": (SendBuffer, "rewind", _forget_the_end),
     "doubles are kept": (ReceiveBuffer, "receive", _keep_doubles),
-    "credit is ignored": (SendBuffer, "next_frame", _no_credit),
+    "credit is ignored": (SendBuffer, "take_frames", _no_credit),
     "more is acknowledged than has come": (SessionCore, "_queue_acknowledgement", _acknowledge_the_limit),
 }
 
@@ -288,12 +301,12 @@ def test_impossible_offsets() -> None:
     one.write(b"x" * 100)
     one.take_frames(1_000, 0.0)
     # The peer's authenticated proof claims more than was ever sent, then takes back what it acknowledged.
-    two._receive.received = 101
+    two.incoming.received = 101
     attempt, *_, proof = resumed(two, one)
     with pytest.raises(ImpossibleOffset):
         one.proven(attempt, proof, 1.0)
     one.receive(0, Ack(60, 1_000_000), 1.0)
-    two._receive.received = 59
+    two.incoming.received = 59
     attempt, *_, proof = resumed(two, one)
     with pytest.raises(ImpossibleOffset):
         one.proven(attempt, proof, 1.0)
@@ -368,6 +381,44 @@ def test_heartbeat_finds_a_dead_link_and_a_late_tick_is_not_taken_for_one() -> N
     assert late.tick(5_750)
 
 
+def test_an_idle_session_asks_ever_more_rarely_and_at_once_when_it_waits_for_an_answer() -> None:
+    one = core()
+    pauses: list[float] = []
+    now_ms = 0.0
+    while now_ms < 60_000:
+        due_ms = one.next_timer()
+        assert due_ms is not None
+        pauses.append(due_ms - now_ms)
+        now_ms = due_ms
+        assert not one.tick(now_ms)
+        assert isinstance(frames_of(one.take_frames(1_000, now_ms))[0], Ping)
+        one.receive(0, Pong(len(pauses)), now_ms)
+    assert pauses[:4] == [250] * 4
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == 5_000
+    assert len(pauses) < 30
+    one.write(b"x")
+    one.take_frames(1_000, now_ms + 100)
+    assert one.next_timer() == now_ms + 350  # not 5,000: something was sent that nobody has acknowledged
+    assert not one.tick(now_ms + 350)
+    one.take_frames(1_000, now_ms + 350)
+    assert not one.tick(now_ms + 1_099)
+    assert one.tick(now_ms + 1_100)
+
+
+def test_an_acknowledgement_rides_with_data_or_comes_alone_later() -> None:
+    one = core()
+    one.receive(0, Data(0, b"abc"), 0.0)
+    one.write(b"x")
+    assert [type(each) for each in frames_of(one.take_frames(1_000, 1.0))] == [Data]  # too soon
+    assert one.next_timer() == 25
+    one.write(b"y")
+    assert frames_of(one.take_frames(1_000, 13.0))[0] == Ack(3, 1_048_576)
+    one.receive(0, Data(3, b"def"), 14.0)
+    assert one.take_frames(1_000, 38.0) == []
+    assert frames_of(one.take_frames(1_000, 39.0)) == [Ack(6, 1_048_576)]
+
+
 def test_a_lost_session_ends_with_an_error() -> None:
     one = core()
     assert one.link_lost(0, 100.0)
@@ -392,5 +443,5 @@ def test_back_pressure_is_bounded_in_bytes_and_pieces() -> None:
         receiver.receive(0, Data(offset, memoryview(b"x")), 1.0)
         if offset % 1_000 == 0:
             receiver.take_frames(1, 1.0)
-    assert len(receiver._receive._chunks) <= 4_097
+    assert len(receiver.incoming._chunks) <= 4_097
     assert sum(map(len, receiver.read(30_000, 1.0))) == 20_000

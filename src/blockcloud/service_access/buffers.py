@@ -7,15 +7,13 @@ the sender send only what it has room for.
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Final
 
 from blockcloud.service_access.errors import AcknowledgedUnsent, BeyondEnd, CreditExceeded, DataGap
-from blockcloud.service_access.frames import DATA_BYTES, Data, Fin, data_header, encode_frame
+from blockcloud.service_access.frames import DATA_BYTES, VIEW_BYTES, Data, Fin, data_header, encode_frame
 
 # Chunks are bounded beside bytes: a million writes of one byte would cost far more than a mebibyte.
 BUFFER_CHUNKS: Final = 4_096
-_VIEW_BYTES: Final = 4_096
 
 
 class SendBuffer:
@@ -24,9 +22,12 @@ class SendBuffer:
     `acknowledged` <= `sent` <= `end` (+1 once finished); `highest` is the highest number ever sent.
     """
 
+    __slots__ = ("_capacity", "_chunks", "_next", "acknowledged", "end", "finished", "highest", "limit", "sent")
+
     def __init__(self, capacity_bytes: int, limit: int) -> None:
         self._capacity = capacity_bytes
-        self._chunks: deque[tuple[int, memoryview]] = deque()  # (offset, bytes), consecutive, each at most one frame
+        # (offset, bytes), consecutive, each at most one frame. A list: an empty deque has half a kilobyte.
+        self._chunks: list[tuple[int, bytes | memoryview]] = []
         self._next = 0  # index of the chunk to send next
         self.acknowledged = 0
         self.sent = 0
@@ -40,16 +41,28 @@ class SendBuffer:
         """Bytes that may be written now."""
         if self.finished or len(self._chunks) >= BUFFER_CHUNKS:
             return 0
-        return max(0, self._capacity - (self.end - self.acknowledged))
+        return self._capacity - self.end + self.acknowledged
 
     @property
     def complete(self) -> bool:
         """The stream has ended and the peer has all of it."""
         return self.finished and self.acknowledged == self.end + 1
 
+    @property
+    def pending(self) -> bool:
+        """Something waits to be sent, and the peer's credit allows it."""
+        if self.sent < self.end:
+            return self.sent < self.limit
+        return self.finished and self.sent == self.end
+
     def append(self, data: bytes | bytearray | memoryview) -> int:
         """Take as much of `data` as there is room for; how many bytes that is."""
-        accepted = min(len(data), self.room)
+        count, room = len(data), self.room
+        if 0 < count <= VIEW_BYTES and count <= room:
+            self._chunks.append((self.end, bytes(data)))
+            self.end += count
+            return count
+        accepted = min(count, room)
         view = memoryview(data if isinstance(data, bytes) else bytes(memoryview(data)[:accepted]))
         start = 0
         while start < accepted:
@@ -72,53 +85,68 @@ class SendBuffer:
             return
         self.acknowledged = received
         self.sent = max(self.sent, received)
-        chunks = self._chunks
-        while chunks and chunks[0][0] + len(chunks[0][1]) <= received:
-            chunks.popleft()
-            self._next -= 1
-        self._next = max(self._next, 0)
+        done = self._chunks_below(received)
+        del self._chunks[:done]
+        self._next = max(self._next - done, 0)
 
     def rewind(self, received: int) -> None:
         """A new link: send again from `received` on. The caller has checked acknowledged <= received <= highest."""
         self.sent = received
-        self._next = 0
+        self._next = self._chunks_below(received)
+
+    def _chunks_below(self, received: int) -> int:
+        """How many chunks the peer has in whole."""
+        count = 0
         for offset, chunk in self._chunks:
             if offset + len(chunk) > received:
                 break
-            self._next += 1
+            count += 1
+        return count
 
-    def next_frame(self) -> list[bytes | memoryview] | None:
-        """The next frame to send, in pieces, or None while there is nothing to send or no credit."""
-        if self._next < len(self._chunks):
-            offset, chunk = self._chunks[self._next]
+    def take_frames(self, budget_bytes: int, taken: list[bytes | memoryview]) -> None:
+        """Append the next frames to send, in pieces: about `budget_bytes`, less when there is no more or no credit."""
+        chunks, limit = self._chunks, self.limit
+        while budget_bytes > 0 and self._next < len(chunks):
+            offset, chunk = chunks[self._next]
             if self.sent > offset:  # the peer has a part of the chunk
                 chunk = chunk[self.sent - offset :]
                 offset = self.sent
-            if offset + len(chunk) > self.limit:
-                if offset >= self.limit:
-                    return None
-                chunk = chunk[: self.limit - offset]
-                self._next -= 1
-            self._next += 1
-            self.sent = offset + len(chunk)
-            self.highest = max(self.highest, self.sent)
-            return [data_header(offset, len(chunk)), chunk]
-        if self.finished and self.sent == self.end:
+            end = offset + len(chunk)
+            if end > limit:
+                if offset >= limit:
+                    break
+                chunk = chunk[: limit - offset]
+                end = limit
+            else:
+                self._next += 1
+            self.sent = end
+            if end > self.highest:
+                self.highest = end
+            length = end - offset
+            budget_bytes -= length
+            if length <= VIEW_BYTES:
+                # One piece is one TLS record less; copying so little costs nothing beside that.
+                taken.append(data_header(offset, length) + chunk)
+            else:
+                taken += (data_header(offset, length), chunk)
+        if budget_bytes > 0 and self.finished and self.sent == self.end:
             self.sent = self.end + 1
             self.highest = max(self.highest, self.sent)
-            return [encode_frame(Fin(self.end))]
-        return None
+            taken.append(encode_frame(Fin(self.end)))
 
 
 class ReceiveBuffer:
     """What has arrived in order and waits to be read. `received` counts the end of the stream as one more byte."""
 
+    __slots__ = ("_capacity", "_chunks", "_final", "advertised", "consumed", "received", "waiting")
+
     def __init__(self, capacity_bytes: int) -> None:
         self._capacity = capacity_bytes
-        self._chunks: deque[memoryview] = deque()
+        self._chunks: list[bytes | memoryview] = []
         self._final: int | None = None
         self.received = 0
         self.consumed = 0
+        self.waiting = 0  # bytes that can be read now
         self.advertised = capacity_bytes
 
     @property
@@ -127,9 +155,9 @@ class ReceiveBuffer:
         return self.consumed + self._capacity
 
     @property
-    def waiting(self) -> int:
-        """Bytes that can be read now."""
-        return (self.received if self._final is None else self._final) - self.consumed
+    def unadvertised(self) -> int:
+        """Bytes that have room, of which the sender does not know yet."""
+        return self.consumed + self._capacity - self.advertised
 
     @property
     def ended(self) -> bool:
@@ -151,12 +179,15 @@ class ReceiveBuffer:
         fresh = end - self.received
         if fresh <= 0:
             return 0  # sent again over a new link, though it had arrived
-        # A view keeps all of what it is a part of alive, so small parts are copied.
-        piece = payload if fresh == len(payload) >= _VIEW_BYTES else memoryview(bytes(payload[len(payload) - fresh :]))
+        if fresh < len(payload):
+            payload = payload[len(payload) - fresh :]
+        if len(payload) < VIEW_BYTES and not isinstance(payload, bytes):
+            payload = bytes(payload)
         if len(self._chunks) >= BUFFER_CHUNKS:
-            self._chunks = deque([memoryview(b"".join(self._chunks))])
-        self._chunks.append(piece)
+            self._chunks = [b"".join(self._chunks)]
+        self._chunks.append(payload)
         self.received = end
+        self.waiting += fresh
         return fresh
 
     def receive_fin(self, frame: Fin) -> None:
@@ -172,17 +203,27 @@ class ReceiveBuffer:
         self._final = frame.offset
         self.received += 1
 
-    def read(self, count: int) -> list[memoryview]:
+    def read(self, count: int) -> list[bytes | memoryview]:
         """Take at most `count` bytes, in pieces."""
-        pieces: list[memoryview] = []
-        while count and self._chunks:
-            chunk = self._chunks[0]
-            if len(chunk) > count:
-                self._chunks[0] = chunk[count:]
-                chunk = chunk[:count]
-            else:
-                self._chunks.popleft()
+        chunks = self._chunks
+        if self.waiting <= count:
+            self._chunks = []
+            self.consumed += self.waiting
+            self.waiting = 0
+            return chunks
+        pieces: list[bytes | memoryview] = []
+        left = count
+        for chunk in chunks:
+            if len(chunk) > left:
+                break
             pieces.append(chunk)
-            count -= len(chunk)
-            self.consumed += len(chunk)
+            left -= len(chunk)
+        del chunks[: len(pieces)]
+        if left:
+            # A view: cutting copies of a large chunk again and again would take quadratic time.
+            view = memoryview(chunks[0])
+            chunks[0] = view[left:]
+            pieces.append(view[:left])
+        self.consumed += count
+        self.waiting -= count
         return pieces

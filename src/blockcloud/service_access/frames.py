@@ -9,7 +9,6 @@ is, then 64 KiB of data.
 from __future__ import annotations
 
 import struct
-from collections import deque
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, TypeAlias, cast
@@ -27,6 +26,8 @@ SESSION_ID_BYTES: Final = 16
 RESUME_NONCE_BYTES: Final = 32
 MAC_BYTES: Final = 32
 RESET_TEXT_BYTES: Final = 256
+# A view keeps all of what it is a part of alive, and a copy of a few bytes costs no more than a view.
+VIEW_BYTES: Final = 4_096
 OFFSET_MAX: Final = 2**62
 COUNTER_MAX: Final = 2**62
 
@@ -63,12 +64,11 @@ class HandshakeFrame:
     message: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Data:
-    """Bytes of the stream, from `offset` on. The payload is a view into what was received."""
+class Data(Struct, frozen=True):
+    """Bytes of the stream, from `offset` on. A large payload is a view into what was received, a small one a copy."""
 
     offset: int
-    payload: memoryview
+    payload: bytes | memoryview
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +168,8 @@ _STRUCTS: Final[dict[Kind, type[Struct]]] = {
 }
 _KINDS: Final = {shape: kind for kind, shape in _STRUCTS.items()}
 _KNOWN: Final[dict[int, Kind]] = {int(kind): kind for kind in Kind}
+_DATA_KIND: Final = Kind.DATA  # looking a member of an Enum up costs as much as the rest of a small frame
+_DATA_WORD: Final = Kind.DATA << 24
 
 
 def encode_frame(frame: Struct) -> bytes:
@@ -188,7 +190,7 @@ def datagram_header(length: int) -> bytes:
 
 def data_header(offset: int, length: int) -> bytes:
     """What goes before `length` bytes of the stream that start at `offset`."""
-    return _DATA_HEADER.pack(Kind.DATA << 24 | length + OFFSET_BYTES, offset)
+    return _DATA_HEADER.pack(_DATA_WORD | length + OFFSET_BYTES, offset)
 
 
 def _check(frame: Struct) -> None:
@@ -229,9 +231,12 @@ def _check_range(*numbers: int) -> None:
 class FrameDecoder:
     """Takes bytes as they come and gives frames. Keeps at most one unfinished frame beyond what it was fed last."""
 
+    __slots__ = ("_at", "_data", "_rest", "buffered", "limit")
+
     def __init__(self) -> None:
-        self._chunks: deque[memoryview] = deque()
-        self._header: tuple[Kind, int] | None = None
+        self._data: bytes | memoryview = b""  # frames begin at `_at`
+        self._at = 0
+        self._rest: list[bytes | memoryview] = []  # what came behind `_data` while that ended within a frame
         self.buffered = 0
         self.limit = HANDSHAKE_MESSAGE_BYTES
 
@@ -241,60 +246,69 @@ class FrameDecoder:
 
     def feed(self, data: bytes) -> None:
         """More bytes have arrived. They must not be changed afterwards."""
-        if data:
-            self._chunks.append(memoryview(data))
-            self.buffered += len(data)
+        if not self.buffered:
+            self._data, self._at = data, 0
+        elif data:
+            self._rest.append(data)
+        self.buffered += len(data)
 
     def next(self) -> Frame | None:
         """The next whole frame, or None. Raises Malformed, NonCanonical or Oversized; the link is then of no use."""
-        if self._header is None:
-            if self.buffered < HEADER_BYTES:
-                return None
-            (word,) = _HEADER.unpack(self._take(HEADER_BYTES))
-            kind, length = _KNOWN.get(word >> 24), word & 0xFFFFFF
-            if kind is None:
-                raise Malformed("unknown kind of frame", kind=word >> 24)
-            if length > self.limit:
-                raise Oversized("frame is larger than its limit", bytes=length, limit=self.limit)
-            self._header = kind, length
-        kind, length = self._header
-        if self.buffered < length:
+        if self.buffered < HEADER_BYTES:
             return None
-        self._header = None
-        body = self._take(length)
-        if kind is Kind.DATA:
+        if self._at == len(self._data):
+            self._data, self._at = self._rest.pop(0), 0
+        if len(self._data) - self._at < HEADER_BYTES:
+            self._join(HEADER_BYTES)
+        (word,) = _HEADER.unpack_from(self._data, self._at)
+        kind, length = _KNOWN.get(word >> 24), word & 0xFFFFFF
+        if kind is None:
+            raise Malformed("unknown kind of frame", kind=word >> 24)
+        if length > self.limit:
+            raise Oversized("frame is larger than its limit", bytes=length, limit=self.limit)
+        size = HEADER_BYTES + length
+        if self.buffered < size:
+            return None
+        if len(self._data) - self._at < size:
+            self._join(size)
+        data, begin = self._data, self._at + HEADER_BYTES
+        self._at = end = begin + length
+        self.buffered -= size
+        if not self.buffered:
+            self._data, self._at = b"", 0  # an idle link keeps nothing alive
+        if kind is _DATA_KIND:
             if length < OFFSET_BYTES:
                 raise Malformed("data frame without an offset")
-            (offset,) = _OFFSET.unpack_from(body)
-            _check_range(offset)
-            return Data(offset, body[OFFSET_BYTES:])
+            (offset,) = _OFFSET.unpack_from(data, begin)
+            if offset > OFFSET_MAX:
+                _check_range(offset)
+            begin += OFFSET_BYTES
+            if end - begin >= VIEW_BYTES:
+                return Data(offset, memoryview(data)[begin:end])
+            return Data(offset, bytes(data[begin:end]))
         if kind is Kind.DATAGRAM:
             if length > SESSION_DATAGRAM_BYTES:
                 raise Oversized("datagram is larger than its limit", bytes=length, limit=SESSION_DATAGRAM_BYTES)
-            return Datagram(body)
+            return Datagram(memoryview(data)[begin:end])
         if kind <= Kind.FINISH:
-            return HandshakeFrame(kind, bytes(body))
-        frame = decode(bytes(body), _STRUCTS[kind], limit=HANDSHAKE_MESSAGE_BYTES)
+            return HandshakeFrame(kind, bytes(data[begin:end]))
+        frame = decode(bytes(data[begin:end]), _STRUCTS[kind], limit=HANDSHAKE_MESSAGE_BYTES)
         _check(frame)
         return cast("Frame", frame)
 
-    def _take(self, count: int) -> memoryview:
-        """The next `count` bytes in one piece; copies only what arrived in several."""
-        self.buffered -= count
-        first = self._chunks[0] if self._chunks else memoryview(b"")
-        if len(first) > count:
-            self._chunks[0] = first[count:]
-            return first[:count]
-        if len(first) == count:
-            if self._chunks:
-                self._chunks.popleft()
-            return first
-        parts: list[memoryview] = []
-        while count:
-            chunk = self._chunks.popleft()
-            if len(chunk) > count:
-                self._chunks.appendleft(chunk[count:])
-                chunk = chunk[:count]
-            parts.append(chunk)
-            count -= len(chunk)
-        return memoryview(b"".join(parts))
+    def _join(self, count: int) -> None:
+        """Have the next `count` bytes, which have arrived, in one piece; copies no others."""
+        parts = [memoryview(self._data)[self._at :]]
+        missing = count - len(parts[0])
+        taken = 0
+        while missing > 0:
+            part = memoryview(self._rest[taken])
+            if len(part) > missing:
+                self._rest[taken] = part[missing:]
+                part = part[:missing]
+            else:
+                taken += 1
+            parts.append(part)
+            missing -= len(part)
+        del self._rest[:taken]
+        self._data, self._at = b"".join(parts), 0

@@ -21,7 +21,6 @@ taken with `take_frames`, in the order they must be sent. `now_ms` never goes ba
 from __future__ import annotations
 
 import hmac
-from collections import deque
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import Final
@@ -68,6 +67,7 @@ class SessionParameters:
     """Times and sizes of a session (`reference/parameters.md`); the defaults are those of a devnet."""
 
     heartbeat_ms: int = 250
+    idle_heartbeat_ms: int = 5_000
     dead_after_ms: int = 1_000
     give_up_ms: int = 5_000
     linger_ms: int = 2_000
@@ -109,6 +109,10 @@ class Event(Enum):
     FAIL = "fail"
 
 
+# Looking a member of an Enum up costs as much as all else that is done for a small frame.
+_ATTACHED: Final = State.ATTACHED
+_FAILED: Final = State.FAILED
+
 # What is not in the table cannot happen: that would be a bug of ours.
 _TRANSITIONS: Final[dict[tuple[State, Event], State]] = {
     (State.ATTACHED, Event.ATTACH): State.ATTACHED,
@@ -134,7 +138,7 @@ class Attempt:
     certificate_hash: bytes = b""
 
 
-@dataclass
+@dataclass(slots=True)
 class Statistics:
     """Counters of a session; times in milliseconds."""
 
@@ -152,6 +156,14 @@ class Statistics:
 
 class SessionCore:
     """One side of one session. See the module's text; `secret` and `session_id` come out of the handshake."""
+
+    __slots__ = (
+        *("dial_due_ms", "error", "link", "linked", "parameters", "peer_addresses", "role", "session_id", "state"),
+        *("statistics", "_acknowledge_bytes", "acknowledge_due_ms", "_acknowledged", "_control", "_gap_from_ms"),
+        *("_heard_ms", "_highest_counter", "_moved_at_ms", "_moved_counter", "_moved_tokens", "_peer_moved_counter"),
+        *("_ping_at_ms", "_ping_number", "_progress_ms", "_secret", "_since_ms", "datagrams", "incoming", "outgoing"),
+        *("_unacknowledged_frames", "_unanswered_ms"),
+    )
 
     def __init__(
         self,
@@ -177,18 +189,19 @@ class SessionCore:
         self.dial_due_ms: float | None = None  # the peer asked to be dialled at `peer_addresses`; not before this time
         self._secret = secret
         self._highest_counter = 0
-        self._send = SendBuffer(self.parameters.buffer_bytes, peer_window)
-        self._receive = ReceiveBuffer(self.parameters.buffer_bytes)
-        self._control: deque[bytes] = deque()
+        self.outgoing = SendBuffer(self.parameters.buffer_bytes, peer_window)
+        self.incoming = ReceiveBuffer(self.parameters.buffer_bytes)
+        self._control: list[bytes] = []
         self._since_ms = now_ms  # of the state
         self._heard_ms = now_ms
         self._ping_at_ms: float | None = None  # of the ping that has no answer yet
         self._ping_number = 0
+        self._unanswered_ms = now_ms  # since when the peer owes an acknowledgement, if it does
         # Well below the buffer, or the credit that is held back could be all that the peer waits for.
         self._acknowledge_bytes = min(self.parameters.acknowledge_after_bytes, self.parameters.buffer_bytes // 4 + 1)
         self._acknowledged = 0
         self._unacknowledged_frames = 0
-        self._acknowledge_due_ms: float | None = None
+        self.acknowledge_due_ms: float | None = None
         self._progress_ms = now_ms
         self._gap_from_ms: float | None = None
         self._moved_counter = 0
@@ -201,44 +214,50 @@ class SessionCore:
     @property
     def room(self) -> int:
         """Bytes that `write` would take now."""
-        return 0 if self.state is State.FAILED else self._send.room
+        return 0 if self.state is _FAILED else self.outgoing.room
 
     @property
     def waiting(self) -> int:
         """Bytes that `read` can give now."""
-        return self._receive.waiting
+        return self.incoming.waiting
 
     @property
     def peer_ended(self) -> bool:
         """The peer has finished its stream; when `waiting` is 0 all of it was read."""
-        return self._receive.ended
+        return self.incoming.ended
 
     @property
     def all_sent(self) -> bool:
         """Our stream has ended and the peer has all of it."""
-        return self._send.complete
+        return self.outgoing.complete
 
     @property
     def writable(self) -> bool:
         """Our stream has not ended."""
-        return not self._send.finished and self.state is not State.FAILED
+        return not self.outgoing.finished and self.state is not State.FAILED
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Take as much of `data` as there is room for; how many bytes. The rest is the caller's to keep."""
-        accepted = self._send.append(data)
+        accepted = self.outgoing.append(data)
         self.statistics.bytes_written += accepted
         return accepted
 
     def finish(self) -> None:
         """End our stream; the peer's goes on."""
-        self._send.finish()
+        self.outgoing.finish()
 
-    def read(self, count: int, now_ms: float) -> list[memoryview]:
+    def read(self, count: int, now_ms: float) -> list[bytes | memoryview]:
         """Take at most `count` received bytes, in pieces. Gives the peer credit for as many."""
-        pieces = self._receive.read(count)
-        if self._receive.limit - self._receive.advertised >= self._acknowledge_bytes:
-            self._acknowledge_due_ms = now_ms
+        incoming = self.incoming
+        pieces = incoming.read(count)
+        if incoming.unadvertised >= self._acknowledge_bytes:
+            self.acknowledge_due_ms = now_ms
         return pieces
+
+    def must_send(self, now_ms: float) -> bool:
+        """`take_frames` has something."""
+        due_ms = self.acknowledge_due_ms
+        return (due_ms is not None and now_ms >= due_ms) or bool(self._control) or self.outgoing.pending
 
     def reset(self, code: str, reason: str) -> None:
         """End the session at once, and say so to the peer if a link is there."""
@@ -280,8 +299,8 @@ class SessionCore:
         whole = Attempt(self.role, attempt.counter, attempt.dialler_nonce, challenge.nonce, certificate_hash)
         self._verify(whole, self.role.other, challenge.received, challenge.addresses, challenge.mac)
         # What the old link still acknowledged after the challenge was made may exceed it.
-        self._attach(attempt.counter, max(challenge.received, self._send.acknowledged), challenge.addresses, now_ms)
-        received = self._receive.received
+        self._attach(attempt.counter, max(challenge.received, self.outgoing.acknowledged), challenge.addresses, now_ms)
+        received = self.incoming.received
         return encode_frame(Proof(received, own, self._mac(whole, self.role, received, own)))
 
     def resume_asked(
@@ -296,7 +315,7 @@ class SessionCore:
         if resume.counter <= self.link or resume.counter % 2 != self.role.other or resume.counter > COUNTER_MAX:
             raise FencedLink(counter=resume.counter, link=self.link)
         attempt = Attempt(self.role.other, resume.counter, resume.nonce, nonce, certificate_hash)
-        received = self._receive.received
+        received = self.incoming.received
         mac = self._mac(attempt, self.role, received, own)
         return attempt, encode_frame(Challenge(nonce, received, own, mac))
 
@@ -308,7 +327,7 @@ class SessionCore:
         if self.state is State.FAILED:
             raise UnknownSession
         self._verify(attempt, self.role.other, proof.received, proof.addresses, proof.mac)
-        if attempt.counter > self.link and proof.received < self._send.acknowledged:
+        if attempt.counter > self.link and proof.received < self.outgoing.acknowledged:
             raise ImpossibleOffset("takes back an acknowledgement", offset=proof.received)
         self._attach(attempt.counter, proof.received, proof.addresses, now_ms)
 
@@ -324,11 +343,11 @@ class SessionCore:
     def _attach(self, counter: int, received: int, addresses: tuple[Address, ...], now_ms: float) -> None:
         if counter <= self.link:
             raise FencedLink(counter=counter, link=self.link)
-        if received > self._send.highest:
-            raise ImpossibleOffset("claims bytes that were never sent", offset=received, highest=self._send.highest)
-        self._send.acknowledge(received, 0)
-        self.statistics.bytes_resent += max(0, self._send.sent - received)
-        self._send.rewind(received)
+        if received > self.outgoing.highest:
+            raise ImpossibleOffset("claims bytes that were never sent", offset=received, highest=self.outgoing.highest)
+        self.outgoing.acknowledge(received, 0)
+        self.statistics.bytes_resent += max(0, self.outgoing.sent - received)
+        self.outgoing.rewind(received)
         if addresses:
             self.peer_addresses = addresses
         self.link = counter
@@ -401,30 +420,34 @@ class SessionCore:
 
         Raises a PeerFault if the frame breaks a rule; then call `fail_for`.
         """
-        if counter != self.link or not self.linked or self.state is State.FAILED:
+        if counter != self.link or not self.linked or self.state is _FAILED:
             return
         self._heard_ms = now_ms
         self._ping_at_ms = None
-        match frame:
-            case Data():
-                fresh = self._receive.receive(frame)
-                self.statistics.bytes_read += fresh
+        if type(frame) is Data:
+            incoming = self.incoming
+            self.statistics.bytes_read += incoming.receive(frame)
+            if self._gap_from_ms is None:
+                self._progress_ms = now_ms
+            else:
                 self._progressed(now_ms)
-                self._unacknowledged_frames += 1
-                if (
-                    self._receive.received - self._acknowledged >= self._acknowledge_bytes
-                    or self._unacknowledged_frames >= self.parameters.acknowledge_after_frames
-                ):
-                    self._acknowledge_due_ms = now_ms
-                elif self._acknowledge_due_ms is None:
-                    self._acknowledge_due_ms = now_ms + self.parameters.acknowledge_after_ms
+            self._unacknowledged_frames += 1
+            if (
+                incoming.received - self._acknowledged >= self._acknowledge_bytes
+                or self._unacknowledged_frames >= self.parameters.acknowledge_after_frames
+            ):
+                self.acknowledge_due_ms = now_ms
+            elif self.acknowledge_due_ms is None:
+                self.acknowledge_due_ms = now_ms + self.parameters.acknowledge_after_ms
+            return
+        match frame:
             case Datagram(payload=payload):
                 before = self.datagrams.dropped
                 self.datagrams.put(payload)
                 self.statistics.datagrams_received += 1
                 self.statistics.datagrams_dropped += self.datagrams.dropped - before
             case Ack(received=received, limit=limit):
-                self._send.acknowledge(received, limit)
+                self.outgoing.acknowledge(received, limit)
                 self._progressed(now_ms)
             case Ping(number=number):
                 if len(self._control) >= CONTROL_FRAMES:
@@ -435,7 +458,7 @@ class SessionCore:
             case Moved():
                 self._peer_moved(frame, now_ms)
             case Fin():
-                self._receive.receive_fin(frame)
+                self.incoming.receive_fin(frame)
                 self._progressed(now_ms)
                 self._queue_acknowledgement()
             case Rst(code=code, reason=reason):
@@ -447,22 +470,24 @@ class SessionCore:
         self._complete_if_done(now_ms)
 
     def take_frames(self, budget_bytes: int, now_ms: float) -> list[bytes | memoryview]:
-        """What is to be sent on the session's link now, in order; about `budget_bytes` of it at most."""
+        """What is to be sent on the session's link now, in order; about `budget_bytes` of it at most. Less than that:
+        there is no more."""
         taken: list[bytes | memoryview] = []
         if not self.linked:
             return taken
-        if self._acknowledge_due_ms is not None and now_ms >= self._acknowledge_due_ms:
-            self._queue_acknowledgement()
-        while self._control:
-            taken.append(self._control.popleft())
-        if self.state is State.FAILED:
-            return taken
-        while budget_bytes > 0:
-            frame = self._send.next_frame()
-            if frame is None:
-                break
-            taken.extend(frame)
-            budget_bytes -= len(frame[-1])
+        outgoing, due_ms = self.outgoing, self.acknowledge_due_ms
+        if due_ms is not None:
+            # With data on its way anyway, half the time is enough: alone it would be a record and a wake-up of its own.
+            early_ms = self.parameters.acknowledge_after_ms / 2 if outgoing.pending else 0
+            if now_ms >= due_ms - early_ms:
+                self._queue_acknowledgement()
+        if self._control:
+            taken.extend(self._control)
+            self._control.clear()
+        if self.state is not _FAILED:
+            if outgoing.acknowledged == outgoing.sent:
+                self._unanswered_ms = now_ms
+            outgoing.take_frames(budget_bytes, taken)
         return taken
 
     def _queue(self, frame: bytes) -> None:
@@ -470,11 +495,11 @@ class SessionCore:
             self._control.append(frame)
 
     def _queue_acknowledgement(self) -> None:
-        self._acknowledged = self._receive.received
-        self._receive.advertised = self._receive.limit
+        self._acknowledged = self.incoming.received
+        self.incoming.advertised = self.incoming.limit
         self._unacknowledged_frames = 0
-        self._acknowledge_due_ms = None
-        self._queue(encode_frame(Ack(self._acknowledged, self._receive.advertised)))
+        self.acknowledge_due_ms = None
+        self._queue(encode_frame(Ack(self._acknowledged, self.incoming.advertised)))
 
     def _progressed(self, now_ms: float) -> None:
         if self._gap_from_ms is not None:
@@ -488,17 +513,25 @@ class SessionCore:
 
     def next_timer(self) -> float | None:
         """When `tick` is due, in ms; None when the session is over for good."""
+        if self.state is _ATTACHED:
+            due_ms = self._dead_at_ms() if self._ping_at_ms is not None else self._heartbeat_at_ms()
+            acknowledge_ms = self.acknowledge_due_ms
+            return due_ms if acknowledge_ms is None else min(due_ms, acknowledge_ms)
         match self.state:
-            case State.FAILED:
-                return None
             case State.FINISHED:
                 return self._since_ms + self.parameters.linger_ms
             case State.DETACHED:
                 return self._since_ms + self.parameters.give_up_ms
-        due = self._dead_at_ms() if self._ping_at_ms is not None else self._heard_ms + self.parameters.heartbeat_ms
-        if self._acknowledge_due_ms is not None:
-            due = min(due, self._acknowledge_due_ms)
-        return due
+        return None
+
+    def _heartbeat_at_ms(self) -> float:
+        """When to ask whether the peer is there. Soon, while it owes an acknowledgement; else the more rarely, the
+        longer nothing of the stream has moved: a node with thousands of idle sessions would do nothing else."""
+        heartbeat_ms, heard_ms, outgoing = self.parameters.heartbeat_ms, self._heard_ms, self.outgoing
+        if outgoing.acknowledged < outgoing.sent or outgoing.pending:
+            return max(heard_ms, self._unanswered_ms) + heartbeat_ms
+        quiet_ms = (heard_ms - self._progress_ms) / 4
+        return heard_ms + max(heartbeat_ms, min(quiet_ms, self.parameters.idle_heartbeat_ms))
 
     def tick(self, now_ms: float) -> bool:
         """Time has passed. True when the link must be taken for dead: close it and call `link_lost`."""
@@ -510,7 +543,7 @@ class SessionCore:
             return False
         if self._ping_at_ms is not None:
             return now_ms >= self._dead_at_ms()
-        if now_ms >= self._heard_ms + self.parameters.heartbeat_ms:
+        if now_ms >= self._heartbeat_at_ms():
             self._ping_at_ms = now_ms
             self._ping_number += 1
             self._queue(encode_frame(Ping(self._ping_number)))
@@ -527,7 +560,7 @@ class SessionCore:
         return lingered or self.state is State.FAILED
 
     def _complete_if_done(self, now_ms: float) -> None:
-        if self.state is State.ATTACHED and self._send.complete and self._receive.ended:
+        if self.state is State.ATTACHED and self.outgoing.complete and self.incoming.ended:
             self._move_to(Event.COMPLETE, now_ms)
 
     def _fail(self, error: BlockCloudError) -> None:

@@ -165,7 +165,7 @@ class TcpSide(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._writable.set()
 
-    async def write(self, pieces: list[memoryview]) -> None:
+    async def write(self, pieces: list[bytes | memoryview]) -> None:
         """Write, and wait while the other program does not read (back-pressure)."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.writelines(pieces)

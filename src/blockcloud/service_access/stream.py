@@ -13,12 +13,17 @@ from blockcloud.primitives.errors import BlockCloudError, PeerFault
 from blockcloud.primitives.limits import SESSION_DATAGRAM_BYTES
 from blockcloud.service_access.addresses import Address
 from blockcloud.service_access.errors import DatagramTooLarge, SessionEnded
-from blockcloud.service_access.frames import Frame
+from blockcloud.service_access.frames import Data, Frame
 from blockcloud.service_access.links.link import Link
 from blockcloud.service_access.session import Role, SessionCore, State, Statistics
 
 READ_BYTES: Final = 256 * 1024
 SEND_BATCH_BYTES: Final = 256 * 1024
+JOINED_BYTES: Final = 16 * 1024  # one TLS record
+
+# Looking a member of an Enum up costs as much as all else that is done for a small message.
+_ATTACHED: Final = State.ATTACHED
+_FAILED: Final = State.FAILED
 
 
 class SessionKeeper(Protocol):
@@ -36,6 +41,23 @@ class Session:
     gave up on purpose, SessionReset. One reader and one writer at a time.
     """
 
+    __slots__ = (
+        *(
+            "core",
+            "name",
+            "peer_key",
+            "_changes",
+            "_datagram_reader",
+            "_discard",
+            "_keeper",
+            "_link",
+            "_loop",
+            "_old",
+            "_over",
+        ),
+        *("_reader", "_timer", "_timer_ms", "_unsettled", "_writer"),
+    )
+
     def __init__(self, core: SessionCore, *, name: str, peer_key: bytes, keeper: SessionKeeper) -> None:
         self.core = core
         self.name = name
@@ -44,12 +66,14 @@ class Session:
         self._loop = asyncio.get_running_loop()
         self._link: Link | None = None
         self._old: Link | None = None  # until the first frame on the new link shows that the peer has switched
-        self._readable = asyncio.Event()
-        self._sendable = asyncio.Event()
-        self._datagram_came = asyncio.Event()
-        self._changed = asyncio.Event()  # link or state
+        # Who waits now. No events: thousands of idle sessions would have four each, with a queue in every one.
+        self._reader: asyncio.Future[None] | None = None
+        self._writer: asyncio.Future[None] | None = None
+        self._datagram_reader: asyncio.Future[None] | None = None
+        self._changes: list[asyncio.Future[None]] = []  # of link or state
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ms = 0.0
+        self._unsettled = False  # something came that was not data
         self._discard = False
         self._over = False
 
@@ -62,50 +86,69 @@ class Session:
 
     async def read(self, count: int = READ_BYTES) -> bytes:
         """At most `count` bytes, at least one; b"" at the end of the peer's stream. Raises SessionEnded's children."""
-        pieces = await self.read_pieces(count)
-        return bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
+        if self.core.incoming.waiting or await self._readable():
+            return _joined(self._take(count))
+        return b""
 
-    async def read_pieces(self, count: int = READ_BYTES) -> list[memoryview]:
+    async def read_pieces(self, count: int = READ_BYTES) -> list[bytes | memoryview]:
         """As `read`, without joining; an empty list at the end."""
-        core = self.core
-        while not core.waiting:
-            if core.error is not None:
-                raise core.error
-            if core.peer_ended:
-                return []
-            self._readable.clear()
-            await self._readable.wait()
-        pieces = core.read(count, self._now_ms())
-        self._pump()
-        return pieces
+        if self.core.incoming.waiting or await self._readable():
+            return self._take(count)
+        return []
 
     async def read_exactly(self, count: int) -> bytes:
         """Exactly `count` bytes. Raises SessionEnded if the stream ends before."""
-        parts: list[bytes] = []
+        pieces: list[bytes | memoryview] = []
         while count:
-            part = await self.read(count)
-            if not part:
+            if not self.core.incoming.waiting and not await self._readable():
                 raise SessionEnded("the peer's stream ended early", missing=count)
-            parts.append(part)
-            count -= len(part)
-        return b"".join(parts)
+            part = self._take(count)
+            if not pieces and len(part) == 1 and len(part[0]) == count:
+                return bytes(part[0])
+            count -= sum(map(len, part))
+            pieces += part
+        return _joined(pieces)
+
+    async def _readable(self) -> bool:
+        """Wait until something can be read; False at the end of the peer's stream. Raises SessionEnded's children."""
+        core = self.core
+        while not core.incoming.waiting:
+            if core.error is not None:
+                raise core.error
+            if core.peer_ended:
+                return False
+            self._reader = self._loop.create_future()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
+        return True
+
+    def _take(self, count: int) -> list[bytes | memoryview]:
+        core, now_ms = self.core, self._loop.time() * 1_000
+        pieces = core.read(count, now_ms)
+        if core.acknowledge_due_ms is not None and core.acknowledge_due_ms <= now_ms:
+            self._pump()
+        return pieces
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send `data`; returns when the bounded buffer has all of it. Raises SessionEnded's children."""
+        core = self.core
         view: bytes | bytearray | memoryview = data
         while True:
-            if self.core.error is not None:
-                raise self.core.error
-            if not self.core.writable:
-                raise SessionEnded("this side has ended its stream")
-            accepted = self.core.write(view)
+            if not core.writable:
+                raise core.error or SessionEnded("this side has ended its stream")
+            accepted = core.write(view)
             self._pump()
             if accepted == len(view):
                 return
             view = memoryview(view)[accepted:]
-            if not self.core.room:
-                self._sendable.clear()
-                await self._sendable.wait()
+            if not core.room:
+                self._writer = self._loop.create_future()
+                try:
+                    await self._writer
+                finally:
+                    self._writer = None
 
     def write_now(self, data: bytes) -> int:
         """Take as much of `data` as there is room for, without waiting; how many bytes."""
@@ -135,8 +178,11 @@ class Session:
                 raise core.error
             if core.state is State.FINISHED:
                 raise SessionEnded("the session is over")
-            self._datagram_came.clear()
-            await self._datagram_came.wait()
+            self._datagram_reader = self._loop.create_future()
+            try:
+                await self._datagram_reader
+            finally:
+                self._datagram_reader = None
         return datagram
 
     def write_eof(self) -> None:
@@ -213,7 +259,7 @@ class Session:
             self._old.abort()  # the peer dialled, so it uses the new link already
             self._old = None
         link.bind(self, counter)
-        self._changed.set()
+        self._tell_change()
 
     async def attached_beyond(self, counter: int) -> None:
         """Wait for a link with a higher counter than `counter`, or for the session's end."""
@@ -241,8 +287,15 @@ class Session:
         self._settle()
 
     async def _change(self) -> None:
-        self._changed.clear()
-        await self._changed.wait()
+        """Wait for the next change of link or state."""
+        change = self._loop.create_future()
+        self._changes.append(change)
+        await change
+
+    def _tell_change(self) -> None:
+        changes, self._changes = self._changes, []
+        for change in changes:
+            _wake(change)
 
     # --- LinkOwner --------------------------------------------------------------------------------------------------
 
@@ -251,11 +304,19 @@ class Session:
         if self._old is not None and link is self._link:
             self._old.abort()
             self._old = None
-        self.core.receive(link.counter, frame, self._now_ms())
+        self.core.receive(link.counter, frame, self._loop.time() * 1_000)
+        if type(frame) is not Data:
+            self._unsettled = True
 
     def link_settled(self, link: Link) -> None:
-        """See what has changed."""
-        self._settle()
+        """See what has changed. After nothing but data, that is little."""
+        now_ms = self._loop.time() * 1_000
+        if self._unsettled or self._discard or self.core.must_send(now_ms):
+            self._settle()
+            return
+        if self._reader is not None:
+            _wake(self._reader)
+        self._schedule(now_ms)
 
     def link_fault(self, link: Link, fault: PeerFault) -> None:
         """The peer broke a rule: on the session's link that ends the session, on an old one only the link."""
@@ -281,44 +342,53 @@ class Session:
         return self._loop.time() * 1_000
 
     def _pump(self) -> None:
-        """Send what may be sent, as long as the link takes it."""
-        link, core = self._link, self.core
-        if link is None or link.lost:
-            return
-        now_ms = self._now_ms()
-        while not link.paused:
-            pieces = core.take_frames(SEND_BATCH_BYTES, now_ms)
-            if not pieces:
-                break
-            link.send(*pieces)
-        self._schedule()
+        """Send what may be sent, as long as the link takes it, and see when to look again."""
+        link, now_ms = self._link, self._loop.time() * 1_000
+        if link is not None and not link.lost:
+            while not link.paused:
+                pieces = self.core.take_frames(SEND_BATCH_BYTES, now_ms)
+                if len(pieces) <= 1:
+                    if pieces:
+                        link.send(pieces[0])
+                    break
+                size = sum(map(len, pieces))
+                if size <= JOINED_BYTES:
+                    pieces = [b"".join(pieces)]
+                link.send(*pieces)
+                if size < SEND_BATCH_BYTES:
+                    break
+        self._schedule(now_ms)
 
     def _settle(self) -> None:
         """After anything happened: send, wake whoever waits, act on a new state."""
         core = self.core
+        self._unsettled = False
         if self._discard and core.waiting:
             core.read(core.waiting, self._now_ms())
         self._pump()
-        if core.waiting or core.peer_ended or core.error is not None:
-            self._readable.set()
-        if core.room or core.error is not None:
-            self._sendable.set()
-        if core.datagrams:
-            self._datagram_came.set()
+        if self._reader is not None and (core.waiting or core.peer_ended or core.error is not None):
+            _wake(self._reader)
+        if self._writer is not None and (core.room or core.error is not None):
+            _wake(self._writer)
+        if self._datagram_reader is not None and (core.datagrams or core.state in (State.FINISHED, State.FAILED)):
+            _wake(self._datagram_reader)
+        if core.dial_due_ms is not None and core.state is not _FAILED:
+            self._keeper.link_needed(self)
+        if core.state is _ATTACHED:
+            if self._changes and core.all_sent:
+                self._tell_change()
+            return
         if core.state in (State.FINISHED, State.FAILED):
-            self._changed.set()
-            self._datagram_came.set()
+            self._tell_change()
             if self._link is not None:
                 self._link.close()
-        elif core.all_sent:
-            self._changed.set()
-        if core.state is State.FAILED:
-            self._end()
-        elif core.dial_due_ms is not None:
-            self._keeper.link_needed(self)
-        self._schedule()
+            if core.state is State.FAILED:
+                self._end()
 
-    def _schedule(self) -> None:
+    def _schedule(self, now_ms: float) -> None:
+        # What is new is due no sooner than an acknowledgement of now; a timer before that sets itself again.
+        if self._timer is not None and self._timer_ms <= now_ms + self.core.parameters.acknowledge_after_ms:
+            return
         due = self.core.next_timer()
         if due is None or self._over:
             return
@@ -350,8 +420,17 @@ class Session:
             self._timer.cancel()
         if self._old is not None:
             self._old.abort()
-        self._readable.set()
-        self._sendable.set()
-        self._datagram_came.set()
-        self._changed.set()
+        for waiter in (self._reader, self._writer, self._datagram_reader):
+            if waiter is not None:
+                _wake(waiter)
+        self._tell_change()
         self._keeper.session_over(self)
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+def _joined(pieces: list[bytes | memoryview]) -> bytes:
+    return bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)

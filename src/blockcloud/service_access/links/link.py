@@ -61,7 +61,7 @@ class Link(ABC):
         """Bytes of frames have come; they must not be changed afterwards."""
         self._decoder.feed(data)
         if self._owner is not None:
-            self._deliver()
+            self._deliver(self._owner)
             return
         if self._reading and self._decoder.buffered > UNBOUND_BYTES:
             self._reading = False
@@ -107,19 +107,17 @@ class Link(ABC):
         self._owner = owner
         self.counter = counter
         self._decoder.authenticated()
-        self._deliver()
+        self._deliver(owner)
         if not self._reading and not self.lost:
             self._reading = True
             self._resume_reading()
         if self.lost:
             owner.link_lost(self)
 
-    def _deliver(self) -> None:
-        owner = self._owner
-        if owner is None:
-            return
+    def _deliver(self, owner: LinkOwner) -> None:
+        decoder = self._decoder
         try:
-            while (frame := self._decoder.next()) is not None:
+            while decoder.buffered and (frame := decoder.next()) is not None:
                 owner.link_frame(self, frame)
         except PeerFault as fault:
             owner.link_fault(self, fault)
@@ -170,7 +168,12 @@ class StreamLink(Link, asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
 
     def data_received(self, data: bytes) -> None:
-        self._received(data)
+        owner = self._owner
+        if owner is None:
+            self._received(data)
+            return
+        self._decoder.feed(data)
+        self._deliver(owner)
 
     def eof_received(self) -> None:
         """Close: a link has no half-open state."""
@@ -193,7 +196,11 @@ class StreamLink(Link, asyncio.Protocol):
             self._transport.resume_reading()
 
     def send(self, *pieces: bytes | memoryview) -> None:
-        if self._transport is not None and not self.lost and not self._transport.is_closing():
+        if self._transport is None or self.lost or self._transport.is_closing():
+            return
+        if len(pieces) == 1:
+            self._transport.write(pieces[0])
+        else:
             self._transport.writelines(pieces)
 
     def send_datagram(self, data: bytes) -> None:

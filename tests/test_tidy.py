@@ -34,7 +34,7 @@ PURE = (*DETERMINISTIC, f"{PACKAGE}primitives/", f"{PACKAGE}routing/", f"{PACKAG
 # ... except these files, each of which carries out what a core decided.
 SERVICE_ACCESS_ADAPTORS = (
     *"announce connector control control_table detours endpoint forward front listener publish".split(),
-    *"peer_search reception redial splice steering stream tls".split(),
+    *"peer_search reception redial splice steering stream tls udp_flow udp_forward udp_publish".split(),
 )
 RELAY_ADAPTORS = "control_stream dialling pipe places registration server".split()
 EDGE_ADAPTORS = "streams exchange upstream signing_proxy caching_node".split()

@@ -130,6 +130,17 @@ def proof_view(height: int | None, why_not: str = "") -> dict[str, Any]:
     return {"verified": height is not None, "height": height, "fresh": False, "why_not": why_not or None}
 
 
+def link_address_argument(text: str) -> None:
+    """Refuse, as a matter of usage, what is no address of a link."""
+    from blockcloud.primitives.errors import Malformed
+    from blockcloud.service_access.addresses import parse_address
+
+    try:
+        parse_address(text)
+    except Malformed as error:
+        raise typer.BadParameter(str(error)) from None
+
+
 def address_argument(text: str) -> tuple[str, int]:
     """(host, port) of a HOST:PORT that a person typed; a wrong one is a matter of usage."""
     from blockcloud.primitives.errors import Malformed

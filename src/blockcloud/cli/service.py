@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shlex
 import signal
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
@@ -16,6 +16,7 @@ from blockcloud.cli.context import (
     chosen_account,
     home,
     home_folder,
+    link_address_argument,
     load_cosigners,
     load_key,
     open_client,
@@ -28,6 +29,7 @@ from blockcloud.primitives.names import parse_name
 
 if TYPE_CHECKING:
     from blockcloud.primitives.keys import SigningKey
+    from blockcloud.service_access.addresses import Address
     from blockcloud.service_access.admission import Credentials
     from blockcloud.service_access.endpoint import ServiceEndpoint
     from blockcloud.service_access.listener import Listener
@@ -84,7 +86,7 @@ async def _resolve(name: str, service_file: bool) -> dict[str, Any]:
 
 def publish(
     name: str,
-    to: Annotated[str, typer.Option("--to", help="HOST:PORT of the TCP server to publish.")],
+    to: Annotated[str, typer.Option("--to", help="HOST:PORT of the server to publish.")],
     listen: Annotated[str, typer.Option("--listen", help="HOST:PORT to be reached at; 0 takes a free port.")] = (
         DEFAULT_ADDRESS
     ),
@@ -98,13 +100,31 @@ def publish(
     relay: Annotated[
         list[str] | None, typer.Option("--relay", help="Name of a relay to be reached through; repeat.")
     ] = None,
+    udp: Annotated[bool, typer.Option("--udp", help="The server is one for UDP.")] = False,
+    quic: Annotated[bool, typer.Option("--quic", help="Be reached by QUIC, too, at the same host.")] = False,
+    unix: Annotated[
+        list[str] | None, typer.Option("--unix", help="Path of a Unix socket to be reached at, too; repeat.")
+    ] = None,
 ) -> None:
-    """Serve a TCP server under a name until stopped. The key of --key must own the name, the first time."""
+    """Serve a TCP or UDP server under a name until stopped. The key of --key must own the name, the first time."""
     server, place = address_argument(to), address_argument(listen)
     if cache_control and not http:
         raise typer.BadParameter("--cache-control goes with --http")
+    if http and udp:
+        raise typer.BadParameter("HTTP is served over TCP: --http or --udp")
     signed = cache_control if http else None
-    serve_until_stopped(_publish(parse_name(name), server, place, title, signed, relay_names(relay)))
+    places = publish_places(place, quic=quic, paths=unix or (), datagrams=udp)
+    serve_until_stopped(_publish(parse_name(name), server, places, title, signed, relay_names(relay), udp))
+
+
+def publish_places(place: tuple[str, int], *, quic: bool, paths: Sequence[str], datagrams: bool) -> tuple[Address, ...]:
+    """Where to listen, in the order in which consumers shall try: this machine's sockets are the quickest, TLS over TCP
+    passes more bytes than QUIC, and QUIC loses a datagram where TCP would hold up all that follow."""
+    from blockcloud.service_access.addresses import QUIC, TLS, UNIX, Address
+
+    local = [Address(UNIX, str(Path(path).absolute()), 0) for path in paths]
+    networked = [Address(TLS, *place), *([Address(QUIC, *place)] if quic else [])]
+    return (*local, *(reversed(networked) if datagrams else networked))
 
 
 def relay_names(given: list[str] | None) -> tuple[str, ...]:
@@ -115,16 +135,18 @@ def relay_names(given: list[str] | None) -> tuple[str, ...]:
 async def _publish(
     name: str,
     server: tuple[str, int],
-    place: tuple[str, int],
+    places: tuple[Address, ...],
     title: str,
     cache_control: str | None,
     relays: tuple[str, ...],
+    udp: bool,
 ) -> None:
     """`cache_control` None: the server's bytes pass as they are, whatever they are."""
     from blockcloud.sdk.services import listen
     from blockcloud.service_access.edge.signing_proxy import Signer, SigningProxy
     from blockcloud.service_access.endpoint import ServiceEndpoint
     from blockcloud.service_access.publish import publish as pass_on
+    from blockcloud.service_access.udp_publish import publish_udp
 
     here, to = home(), f"{server[0]}:{server[1]}"
     instance = here.instance_key()
@@ -140,7 +162,8 @@ async def _publish(
     if options.draft:
         await draft_instance(name, instance.public, title)
     async with ServiceEndpoint(instance) as endpoint:
-        await listening(endpoint.start(*place))
+        for place in places:
+            await listening(endpoint.start(place.host, place.port, kind=place.kind))
         # The control socket first: a second publish of the name from this home is refused before it announces.
         async with (
             Control(endpoint, f"publish-{name}", status) as control,
@@ -158,7 +181,10 @@ async def _publish(
         ):
             served.append(listener)
             ready(name, endpoint, control.path, name, instance=instance.public.hex(), to=to)
-            await (pass_on(listener, server) if proxy is None else proxy.run(listener))
+            if proxy is not None:
+                await proxy.run(listener)
+            else:
+                await (publish_udp if udp else pass_on)(listener, server)
 
 
 async def draft_instance(name: str, instance: bytes, title: str) -> None:
@@ -185,8 +211,9 @@ def forward(
     relay: Annotated[
         list[str] | None, typer.Option("--relay", help="Name of a relay where providers that move find us; repeat.")
     ] = None,
+    udp: Annotated[bool, typer.Option("--udp", help="The clients are ones for UDP.")] = False,
 ) -> None:
-    """Give unmodified TCP clients a local port that leads to a service, until stopped."""
+    """Give unmodified TCP or UDP clients a local port that leads to a service, until stopped."""
     from blockcloud.cli.policy import read_grant
     from blockcloud.primitives.keys import SigningKey
     from blockcloud.service_access.admission import Credentials
@@ -194,7 +221,7 @@ def forward(
     place, own = address_argument(listen), address_argument(source)
     key = SigningKey.load(identity) if identity is not None else SigningKey.generate()
     credentials = Credentials(parse_name(role) if role else "", read_grant(grant) if grant is not None else b"")
-    serve_until_stopped(_forward(parse_name(name), place, own, key, credentials, relay_names(relay)))
+    serve_until_stopped(_forward(parse_name(name), place, own, key, credentials, relay_names(relay), udp))
 
 
 async def _forward(
@@ -204,18 +231,20 @@ async def _forward(
     key: SigningKey,
     credentials: Credentials,
     relays: tuple[str, ...],
+    udp: bool,
 ) -> None:
     from blockcloud.sdk import ChainResolver
     from blockcloud.service_access.connector import Connector
     from blockcloud.service_access.endpoint import ServiceEndpoint
     from blockcloud.service_access.forward import Forwarder
+    from blockcloud.service_access.udp_forward import UdpForwarder
 
     async with open_client() as client, ServiceEndpoint(key) as endpoint:
         endpoint.moved.append(client.transport.renew)
         await listening(endpoint.start(*own))
         resolver = ChainResolver(client)
         await endpoint.relays.join(relays, resolver)
-        forwarder = Forwarder(name, Connector(endpoint, resolver, credentials))
+        forwarder = (UdpForwarder if udp else Forwarder)(name, Connector(endpoint, resolver, credentials))
         host, port = await listening(forwarder.start(*place))
 
         def status() -> dict[str, Any]:
@@ -232,26 +261,30 @@ async def _forward(
 
 def move(
     what: Annotated[str, typer.Argument(help="NAME of a running publish, or `forward`, or `proxy`.")],
-    to: Annotated[str, typer.Option("--to", help="HOST:PORT of the new service-access endpoint.")] = "",
+    to: Annotated[
+        list[str] | None,
+        typer.Option("--to", help="HOST:PORT (TLS), quic:HOST:PORT or unix:PATH to be at from now on; repeat."),
+    ] = None,
     status: Annotated[bool, typer.Option("--status", help="Move nothing; show the running sessions.")] = False,
 ) -> None:
     """Tell a running publish, forward or proxy to move its service-access endpoint, live."""
     if bool(to) == status:
         raise typer.BadParameter("say where: --to HOST:PORT (or ask with --status)")
-    if to:
-        address_argument(to)
+    for each in to or ():
+        link_address_argument(each)
     path = home().control_path(what if what in (FORWARD, PROXY) else f"publish-{parse_name(what)}")
-    show(asyncio.run(_move(path, to)), as_json=options.as_json)
+    show(asyncio.run(_move(path, to or [])), as_json=options.as_json)
 
 
-async def _move(path: Path, to: str) -> dict[str, Any]:
+async def _move(path: Path, to: list[str]) -> dict[str, Any]:
     if not path.exists():
         raise Unreachable("nothing of this name runs with this home folder", control=str(path))
     status = await ask(path, {"op": "status"})
     if not to:
         return status
     answer = await ask(path, {"op": "move", "to": to})
-    return {"from": next(iter(status["addresses"]), None), "to": answer["address"]}
+    before = status["addresses"]
+    return {"from": next(iter(before), None), "to": answer["address"], "addresses": answer["addresses"]}
 
 
 class Control:

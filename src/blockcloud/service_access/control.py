@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from blockcloud.primitives.errors import BadConfiguration, BlockCloudError, Malformed, Unreachable
-from blockcloud.service_access.addresses import SOCKET_PATH_BYTES, parse_endpoint
+from blockcloud.primitives.limits import MOVED_ADDRESSES
+from blockcloud.service_access.addresses import SOCKET_PATH_BYTES, parse_address
 from blockcloud.service_access.endpoint import ServiceEndpoint
 
 LINE_BYTES: Final = 64 * 1024
@@ -225,8 +226,12 @@ def endpoint_operations(endpoint: ServiceEndpoint, status: Callable[[], dict[str
     """The operations of a publish or forward over `endpoint`: `move` and `status`; `status` adds to what is shown."""
 
     async def move(request: dict[str, Any]) -> dict[str, Any]:
-        address = await endpoint.move(*parse_endpoint(request.get("to")))
-        return {"address": str(address)}
+        to = request.get("to")
+        wanted = [parse_address(each) for each in (to if isinstance(to, list) else [to])]
+        if not 0 < len(wanted) <= MOVED_ADDRESSES:
+            raise Malformed("an endpoint moves to one address, or to a few", limit=MOVED_ADDRESSES)
+        reached = [str(address) for address in await endpoint.move_to(wanted)]
+        return {"address": reached[0], "addresses": reached}
 
     async def show(_: dict[str, Any]) -> dict[str, Any]:
         sessions = [

@@ -20,23 +20,29 @@ _SEQUENCE_MAX: Final = 2**63 - 1
 
 
 class Summary(Struct, frozen=True, tag=1):
-    """How many things the sender holds, and the exclusive or of their ids: equal means that nothing need be asked."""
+    """How many things the sender holds, and the exclusive or of their ids: equal means that nothing need be asked.
+    `full`: it keeps everything."""
 
     count: int
     digest: bytes
+    full: bool = True
 
 
 class Ask(Struct, frozen=True, tag=2):
-    """Please send the page of your inventory behind the place `after` (empty: the first)."""
+    """Please send the page of your inventory behind the place `after` (empty: the first). `mine`: only of what is placed
+    at me."""
 
     after: bytes
+    mine: bool = False
 
 
 class Page(Struct, frozen=True, tag=3):
-    """The answer to Ask. `last` is true on the page behind which there is no other."""
+    """The answer to Ask. `last` is true on the page behind which there is no other; else it goes on behind the place
+    `reached`, up to which the sender has looked."""
 
     entries: tuple[Entry, ...]
     last: bool
+    reached: bytes = b""
 
 
 class Have(Struct, frozen=True, tag=4):
@@ -58,7 +64,19 @@ class Delivery(Struct, frozen=True, tag=6):
     records: tuple[bytes, ...]
 
 
-RoutingMessage = Summary | Ask | Page | Have | Fetch | Delivery
+class Check(Struct, frozen=True, tag=7):
+    """The sender holds these and is not to keep them. Please say which of them you hold, and fetch what you lack."""
+
+    entries: tuple[Entry, ...]
+
+
+class Held(Struct, frozen=True, tag=8):
+    """The answer to Check, by id: what the sender holds, or something newer in its slot."""
+
+    ids: tuple[bytes, ...]
+
+
+RoutingMessage = Summary | Ask | Page | Have | Fetch | Delivery | Check | Held
 
 
 class _Envelope(Struct, frozen=True):
@@ -78,11 +96,13 @@ def decode_routing(data: bytes) -> RoutingMessage:
             _expect(0 <= message.count <= _SEQUENCE_MAX and len(message.digest) == DIGEST_BYTES)
         case Ask():
             _expect(len(message.after) in (0, _PLACE_BYTES))
-        case Page() | Have():
+        case Page() | Have() | Check():
             _limit(len(message.entries), PAGE_ENTRIES)
             _expect(all(_is_entry(entry) for entry in message.entries))
-        case Fetch():
-            _limit(len(message.ids), FETCH_ITEMS)
+            if isinstance(message, Page):
+                _expect(len(message.reached) in (0, _PLACE_BYTES))
+        case Fetch() | Held():
+            _limit(len(message.ids), FETCH_ITEMS if isinstance(message, Fetch) else PAGE_ENTRIES)
             _expect(all(len(identifier) == DIGEST_BYTES for identifier in message.ids))
         case Delivery():
             _limit(len(message.files) + len(message.records), FETCH_ITEMS)

@@ -1,8 +1,9 @@
-"""Replication of the routing table among the routing nodes: first they all hold everything.
+"""Replication of the routing table among the routing nodes: first they all hold everything, then each its share.
 
 Each node tells new things at once (Have) and a summary of its table every few seconds; who sees another summary than
-its own reads that peer's inventory page by page and fetches what it lacks, the things that fewest peers hold first. A
-fetch that is not answered goes to another holder. Nothing is taken that the ledger does not announce, and every claim
+its own reads that peer's inventory page by page and fetches what it lacks, the things that fewest peers hold first.
+What a node is to keep at all says `holding`; one that keeps its share reads only that of inventories, and gives the
+rest away (`shedding`). Files whose bytes are in another store are loaded from there when a peer wants them. A fetch that is not answered goes to another holder. Nothing is taken that the ledger does not announce, and every claim
 of a peer costs only that peer's own quota: one that offers much and delivers nothing hinders nobody. DESIGN 5.1.
 """
 
@@ -24,20 +25,25 @@ from blockcloud.routing.errors import (
     StaleSequence,
     Unsolicited,
 )
+from blockcloud.routing.holding import Holding
 from blockcloud.routing.messages import (
     DELIVERY_BYTES,
     FETCH_ITEMS,
     PAGE_ENTRIES,
     Ask,
+    Check,
     Delivery,
     Fetch,
     Have,
+    Held,
     Page,
     RoutingMessage,
     Summary,
     decode_routing,
     encode_routing,
 )
+from blockcloud.routing.placement import Placement
+from blockcloud.routing.shedding import Shedding
 from blockcloud.routing.store import Announced, Entry, InstanceKeys, RoutingTable
 
 SUMMARY_SECONDS: Final = 10
@@ -51,7 +57,13 @@ WANTED_PER_PEER: Final = 1_024
 REFUSED_IDS: Final = 4_096
 UNANNOUNCED_PER_PEER: Final = 64
 ENTRIES_PER_SECOND: Final = 10_000  # from one peer; pages are asked for at half of that
+PAGE_COST_ENTRIES: Final = 64  # what an inventory page counts at least
 SERVED_BYTES_PER_SECOND: Final = 8 * 1024 * 1024  # to one peer
+# In placed mode inventories differ always. They are read again so seldom, and as often as summaries come in so many
+# seconds after a new placement.
+REREAD_SECONDS: Final = 60
+CLAIM_STEPS_PER_SECOND: Final = 4  # of `Holding.keys_per_step` claims each, from one peer, where placement decides
+LOADS: Final = 256  # files that peers want and that are being read from the other store
 
 # Timing, not guilt: nodes see the ledger and the clock a little differently.
 _INNOCENT = (NotAnnounced, StaleSequence, LeaseExpired, IssuedInFuture, RoutingFull)
@@ -75,7 +87,10 @@ class _Wanted:
 class _Peer:
     """What is known of one peer, and how much it has used of this second's allowance."""
 
+    key: bytes = b""
     second: int = 0
+    weighed: int = 0
+    read_s: int = -REREAD_SECONDS
     entries: int = 0
     served_bytes: int = 0
     wanted: int = 0
@@ -88,10 +103,19 @@ class _Peer:
 
 
 class RoutingCore:
-    """The exchange at one node. `announced` and `instance_keys` ask the ledger as this node knows it."""
+    """The exchange at one node. `announced` and `instance_keys` ask the ledger as this node knows it; `holding` says what
+    is kept here (default: everything)."""
 
-    def __init__(self, table: RoutingTable, announced: Announced, instance_keys: InstanceKeys) -> None:
+    def __init__(
+        self,
+        table: RoutingTable,
+        announced: Announced,
+        instance_keys: InstanceKeys,
+        holding: Holding | None = None,
+    ) -> None:
         self.table = table
+        self.holding = holding or Holding(table)
+        self.shedding = Shedding(table, self.holding)
         self._announced = announced
         self._instance_keys = instance_keys
         self._peers: dict[int, _Peer] = {}
@@ -99,10 +123,28 @@ class RoutingCore:
         self._refused: dict[bytes, int] = {}
         self._outgoing: list[tuple[int, bytes]] = []
         self._news: dict[int, list[Entry]] = {}
+        self._loads: dict[tuple[int, bytes], None] = {}
         self._next_summary_s = 0
         self._next_prune_s = 0
+        self._placed_s = -REREAD_SECONDS
 
     # Events
+
+    def place(self, placement: Placement, now_s: int) -> None:
+        """An era begins: read from others what this node is to keep from now on."""
+        self.holding.place(placement)
+        self._placed_s = now_s
+        for state in self._peers.values():
+            state.read_s = -REREAD_SECONDS
+
+    def seek(self, identifier: bytes, now_s: int) -> None:
+        """Fetch a file again whose bytes were lost, from whoever should hold it."""
+        entry = Entry(identifier)
+        linked = {state.key: peer for peer, state in self._peers.items()}
+        likely = [linked[node] for node in self.holding.holders(entry) if node in linked]
+        for peer in likely or self._peers:
+            self._claims(peer, self._peers[peer], (entry,), now_s)
+        self._request(now_s)
 
     def put_file(self, data: bytes) -> bool:
         """A client stores a service file here; whether it was new. Raises as `RoutingTable.put_file`."""
@@ -112,10 +154,10 @@ class RoutingCore:
         """A client stores an address record here; whether it was new. Raises as `RoutingTable.put_record`."""
         return self._tell(self.table.put_record(data, now_s, self._instance_keys), None)
 
-    def peer_connected(self, peer: int) -> None:
-        """A link to `peer` is up: tell it what we hold."""
+    def peer_connected(self, peer: int, key: bytes = b"") -> None:
+        """A link to `peer`, whose node key is `key`, is up: tell it what we hold."""
         self.peer_lost(peer)
-        self._peers[peer] = _Peer()
+        self._peers[peer] = _Peer(key)
         self._send(peer, self._summary())
 
     def peer_lost(self, peer: int) -> None:
@@ -138,7 +180,7 @@ class RoutingCore:
         if state is None:
             return
         if state.second != now_s:
-            state.second, state.entries, state.served_bytes = now_s, 0, 0
+            state.second, state.entries, state.served_bytes, state.weighed = now_s, 0, 0, 0
         message = decode_routing(data)
         try:
             match message:
@@ -154,6 +196,12 @@ class RoutingCore:
                     self._serve(peer, state, message)
                 case Delivery():
                     self._deliver(peer, state, message, now_s)
+                case Check():
+                    self._claims(peer, state, message.entries, now_s)
+                    held = [entry.id for entry in message.entries if not self.table.wants(entry)]
+                    self._send(peer, Held(tuple(held)))
+                case Held():
+                    self.shedding.held(state.key, message.ids)
         finally:
             self._request(now_s)
 
@@ -177,6 +225,10 @@ class RoutingCore:
         if now_s >= self._next_prune_s:
             self._next_prune_s = now_s + PRUNE_SECONDS
             self.table.prune(self._announced, self._instance_keys)
+        self.holding.review()
+        linked = {state.key: peer for peer, state in self._peers.items()}
+        for peer, check in self.shedding.step(now_s, linked):
+            self._send(peer, check)
         self._request(now_s)
 
     def outgoing(self) -> list[tuple[int, bytes]]:
@@ -188,6 +240,18 @@ class RoutingCore:
         taken, self._outgoing = self._outgoing, []
         return taken
 
+    def loads(self) -> list[tuple[int, bytes]]:
+        """(peer, hash) of files that peers want and whose bytes are in the other store; takes them. Each is to be
+        answered by `loaded`."""
+        taken, self._loads = list(self._loads), {}
+        return taken
+
+    def loaded(self, peer: int, data: bytes) -> None:
+        """The bytes of a file that `peer` wants."""
+        state = self._peers.get(peer)
+        if state is not None and self._allow(state, len(data)):
+            self._send(peer, Delivery((data,), ()))
+
     @property
     def wanted(self) -> int:
         """How many things are offered by peers and still missing here."""
@@ -196,11 +260,15 @@ class RoutingCore:
     # Inventories
 
     def _summary(self) -> Summary:
-        return Summary(len(self.table), self.table.digest.to_bytes(32))
+        return Summary(len(self.table), self.table.digest.to_bytes(32), self.holding.full)
 
     def _summary_of(self, peer: int, state: _Peer, message: Summary, now_s: int) -> None:
-        if message == self._summary():
+        own = self._summary()
+        if (message.count, message.digest) == (own.count, own.digest):
             state.cursor, state.asked_page_s = b"", None
+            return
+        settled = now_s >= self._placed_s + REREAD_SECONDS
+        if not (message.full and own.full) and settled and now_s < state.read_s + REREAD_SECONDS:
             return
         if message.count and state.asked_page_s is None and not state.cursor:
             self._ask_page(peer, state, now_s)
@@ -209,28 +277,41 @@ class RoutingCore:
         """Read on in the inventory of `peer`, unless its quota of wanted things is used up; then later."""
         if state.wanted <= WANTED_PER_PEER // 2 and state.entries <= ENTRIES_PER_SECOND // 2:
             state.asked_page_s = now_s
-            self._send(peer, Ask(state.cursor))
+            self._send(peer, Ask(state.cursor, not self.holding.full))
 
     def _page_of(self, peer: int, state: _Peer, message: Page, now_s: int) -> None:
         places = [entry.place() for entry in message.entries]
-        if any(second <= first for first, second in pairwise(places)):
+        reached = message.reached or (places[-1] if places else b"")
+        if any(second <= first for first, second in pairwise(places)) or (places and reached < places[-1]):
             raise Malformed("a page of an inventory is not in order", peer=peer)
         if state.asked_page_s is None or (places and places[0] <= state.cursor):
             return  # a late answer to what has been asked again
+        if not message.last and reached <= state.cursor:
+            raise Malformed("a page of an inventory does not go on", peer=peer)
         state.asked_page_s = None
+        state.entries += max(0, PAGE_COST_ENTRIES - len(places))
         taken = self._claims(peer, state, message.entries, now_s)
         full = taken < len(places)
-        done = not places or (message.last and not full)
+        done = message.last and not full
         # Where the quota ended, reading starts again once it has room.
-        state.cursor = b"" if done else (places[taken - 1] if taken else state.cursor)
-        if not done and not full:
+        behind = reached if not full else (places[taken - 1] if taken else state.cursor)
+        state.cursor = b"" if done else behind
+        if done:
+            state.read_s = now_s
+        elif not full:
             self._ask_page(peer, state, now_s)
 
     def _serve_page(self, peer: int, state: _Peer, message: Ask) -> None:
         if state.served_bytes > SERVED_BYTES_PER_SECOND:
             return
-        entries = self.table.page(message.after, PAGE_ENTRIES + 1)
-        page = encode_routing(Page(tuple(entries[:PAGE_ENTRIES]), len(entries) <= PAGE_ENTRIES))
+        looked_at = min(PAGE_ENTRIES, self.holding.keys_per_step) if message.mine else PAGE_ENTRIES
+        entries = self.table.page(message.after, looked_at + 1)
+        last = len(entries) <= looked_at
+        entries = entries[:looked_at]
+        reached = entries[-1].place() if entries else b""
+        if message.mine:
+            entries = [entry for entry in entries if state.key in self.holding.holders(entry)]
+        page = encode_routing(Page(tuple(entries), last, reached))
         if self._allow(state, len(page)):
             self._outgoing.append((peer, page))
 
@@ -245,11 +326,19 @@ class RoutingCore:
             if wanted is not None:
                 wanted.holders[peer] = None
             elif entry.id not in self._refused and self.table.wants(entry):
-                if state.wanted >= WANTED_PER_PEER:
+                if state.wanted >= WANTED_PER_PEER or not self._may_weigh(state):
                     return taken
-                self._want(peer, state, entry, now_s)
+                if self.holding.keeps(entry):
+                    self._want(peer, state, entry, now_s)
             taken += 1
         return taken
+
+    def _may_weigh(self, state: _Peer) -> bool:
+        """Whether the time that it takes to find the holders of one more claim is within the peer's allowance."""
+        if self.holding.full:
+            return True
+        state.weighed += 1
+        return state.weighed <= CLAIM_STEPS_PER_SECOND * self.holding.keys_per_step
 
     def _want(self, peer: int, state: _Peer, entry: Entry, now_s: int) -> None:
         """Note that `peer` holds something that is missing here. Files that the ledger does not announce count too,
@@ -270,7 +359,7 @@ class RoutingCore:
         idle = [wanted for wanted in self._wanted.values() if wanted.asked is None]
         asked: dict[int, list[bytes]] = {}
         for wanted in sorted(idle, key=lambda item: (len(item.holders), item.entry.id)):
-            if not self.table.wants(wanted.entry):
+            if not self.holding.wants(wanted.entry):
                 self._drop(wanted)
                 continue
             if not wanted.announced:
@@ -315,6 +404,8 @@ class RoutingCore:
         size = 0
         for identifier in message.ids:
             data = self.table.get(identifier)
+            if data is None and self.table.is_file(identifier) and len(self._loads) < LOADS:
+                self._loads[peer, identifier] = None
             if data is None or not self._allow(state, len(data)):
                 continue
             if size + len(data) > DELIVERY_BYTES:

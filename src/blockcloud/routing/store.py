@@ -1,7 +1,8 @@
 """The routing table of one node: service files by hash, address records by (name, instance key).
 
 Both are kept only for what the ledger announces; two questions to the ledger come in as functions. Highest sequence
-wins. An expired record leaves a tombstone until no lease that could have been signed before it can still run, so that
+wins. The bytes of a file may be in another store (`node.file_storage`), with a bounded cache of them here: then the
+table knows that it has the file, and where; until the other store has it, its bytes stay here. An expired record leaves a tombstone until no lease that could have been signed before it can still run, so that
 replaying an older record with a longer lease does not bring an old place back. Everything is in the store, files are
 durable when `put_file` returns; memory holds the records and an index.
 """
@@ -29,7 +30,9 @@ RECORDS_MAX: Final = 100_000
 PRUNED_PER_STEP: Final = 256
 _FILE: Final = b"f"
 _RECORD: Final = b"r"
-_END: Final = b"s"
+_ELSEWHERE: Final = b"s"  # files whose bytes are in the other store: hash -> length
+_END: Final = b"t"
+_PLACED: Final = b"a"  # is there if this node no longer keeps everything
 
 Announced = Callable[[bytes], bool]
 InstanceKeys = Callable[[str], tuple[bytes, ...]]
@@ -80,7 +83,13 @@ class RoutingTable:
         self._names: dict[str, dict[bytes, None]] = {}  # name -> slots, in order of arrival
         self._slots: dict[bytes, bytes] = {}  # record id -> slot
         self._places: list[bytes] = []  # of everything live, ascending
-        self._files: dict[bytes, None] = {}
+        self._files: dict[bytes, int] = {}  # hash -> length of all files, wherever their bytes are
+        self._local: dict[bytes, None] = {}  # whose bytes are here, the ones used longest ago first
+        self._elsewhere: dict[bytes, None] = {}  # whose bytes are in the other store
+        self._record_bytes = self._file_bytes = self._local_bytes = 0
+        self._changed: dict[bytes, None] | None = None
+        self._local_bytes_max: int | None = None
+        self.placed = False
         self._to_examine: list[bytes] = []
         self._due: list[tuple[int, bytes, bytes]] = []  # heap of (when, slot, record id): expiry, then forgetting
         self.digest = 0  # exclusive or of the ids of everything live: equal tables have equal digests
@@ -99,11 +108,13 @@ class RoutingTable:
         read_document(data)
         if len(self._files) >= FILES_MAX:
             raise RoutingFull(files=len(self._files))
+        self._make_room(len(data))
         batch = Batch()
         batch.put(self._table, _FILE + entry.id, data)
         self._store.write(batch, sync=True)
-        self._files[entry.id] = None
-        self._index(entry)
+        self._add_file(entry.id, len(data))
+        self._add_local(entry.id, len(data))
+        self._note(entry.id)
         return entry
 
     def put_record(self, data: bytes, now_s: int, instance_keys: InstanceKeys) -> Entry | None:
@@ -135,8 +146,11 @@ class RoutingTable:
         return entry
 
     def file(self, file_hash: bytes) -> bytes | None:
-        """The service file of this hash, or None."""
-        return self._store.get(self._table, _FILE + file_hash) if file_hash in self._files else None
+        """The service file of this hash, or None if its bytes are not here."""
+        if file_hash not in self._local:
+            return None
+        self._local[file_hash] = self._local.pop(file_hash)
+        return self._store.get(self._table, _FILE + file_hash)
 
     def records(self, name: str, now_s: int) -> list[bytes]:
         """The records of `name` whose lease runs, newest sequence first."""
@@ -170,6 +184,104 @@ class RoutingTable:
     def __len__(self) -> int:
         return len(self._places)
 
+    @property
+    def files(self) -> int:
+        """How many service files are held."""
+        return len(self._files)
+
+    @property
+    def live_records(self) -> int:
+        """How many address records are held whose lease was not over when that was last looked at."""
+        return len(self._places) - len(self._files)
+
+    @property
+    def bytes(self) -> int:
+        """The bytes of all files and records, wherever they are."""
+        return self._file_bytes + self._record_bytes
+
+    def drop(self, entry: Entry) -> bool:
+        """Hold this no longer; whether it was held. A newer record in the same slot stays."""
+        if not entry.slot:
+            if entry.id in self._files:
+                self._drop_file(entry.id)
+                return True
+            return False
+        held = self._records.get(entry.slot)
+        if held is None or held.entry.id != entry.id:
+            return False
+        self._forget(held)
+        return True
+
+    def set_placed(self, placed: bool) -> None:
+        """Remember, over restarts too, whether this node keeps its share only."""
+        batch = Batch()
+        if placed:
+            batch.put(self._table, _PLACED, b"")
+        else:
+            batch.delete(self._table, _PLACED)
+        self._store.write(batch, sync=False)
+        self.placed = placed
+
+    # Bytes in another store
+
+    def use_other_store(self, local_bytes_max: int | None) -> None:
+        """There is another store, and at most so many bytes of files are to be here; or, with None, there is not: then
+        what is only there is not held. Call once, before anything else."""
+        if local_bytes_max is None:
+            for file_hash in [item for item in self._elsewhere if item not in self._local]:
+                self._drop_file(file_hash)
+            return
+        self._changed = dict.fromkeys(item for item in self._local if item not in self._elsewhere)
+        self._local_bytes_max = local_bytes_max
+        self._evict(0)
+
+    def changed(self, limit: int) -> list[bytes]:
+        """At most `limit` files that came or went since the other store was last told; takes them."""
+        taken = list(self._changed or ())[:limit]
+        for file_hash in taken:
+            self._note_done(file_hash)
+        return taken
+
+    def note_again(self, file_hash: bytes) -> None:
+        """The other store could not be told of this one: later."""
+        self._note(file_hash)
+
+    def is_elsewhere(self, file_hash: bytes) -> bool:
+        """Whether the other store has the bytes of a file that is held."""
+        return file_hash in self._elsewhere
+
+    def now_elsewhere(self, file_hash: bytes) -> bool:
+        """The other store has the bytes now, so that they may go from here; whether the file is still held."""
+        if file_hash not in self._files:
+            return False
+        batch = Batch()
+        batch.put(self._table, _ELSEWHERE + file_hash, self._files[file_hash].to_bytes(4))
+        self._store.write(batch, sync=False)
+        self._elsewhere[file_hash] = None
+        self._evict(0)
+        return True
+
+    def cache(self, data: bytes) -> None:
+        """Bytes that came from the other store, verified: have them here too, in place of others."""
+        file_hash = sha256(data)
+        if file_hash not in self._elsewhere or file_hash in self._local:
+            return
+        batch = Batch()
+        batch.put(self._table, _FILE + file_hash, data)
+        self._store.write(batch, sync=False)
+        self._add_local(file_hash, len(data))
+        self._evict(0)
+
+    @property
+    def local_bytes(self) -> int:
+        """The bytes of the files that are here."""
+        return self._local_bytes
+
+    @property
+    def waiting_files(self) -> int:
+        """How many files the other store has not been told of."""
+        return len(self._changed or ())
+
     def expire(self, now_s: int) -> int:
         """Turn records whose lease has ended into tombstones, forget old tombstones; how many ended."""
         ended = 0
@@ -201,11 +313,16 @@ class RoutingTable:
                 self._forget(held)
 
     def _load(self) -> None:
-        for key, _ in self._store.scan(self._table, _FILE, _RECORD):
-            self._files[key[1:]] = None
-            self._index(Entry(key[1:]))
+        self.placed = self._store.get(self._table, _PLACED) is not None
+        for key, data in self._store.scan(self._table, _FILE, _RECORD):
+            self._add_file(key[1:], len(data))
+            self._add_local(key[1:], len(data))
+        for key, length in self._store.scan(self._table, _ELSEWHERE, _END):
+            self._elsewhere[key[1:]] = None
+            if key[1:] not in self._files:
+                self._add_file(key[1:], int.from_bytes(length))
         damaged = Batch()
-        for key, raw in self._store.scan(self._table, _RECORD, _END):
+        for key, raw in self._store.scan(self._table, _RECORD, _ELSEWHERE):
             try:
                 record = read_record(raw)
             except PeerFault:
@@ -219,8 +336,11 @@ class RoutingTable:
     def _hold(self, held: _Held) -> None:
         """Put a live record into its slot, in place of what was there."""
         before = self._records.get(held.entry.slot)
-        if before is not None and before.live:
-            self._unindex(before.entry)
+        if before is not None:
+            self._record_bytes -= len(before.raw)
+            if before.live:
+                self._unindex(before.entry)
+        self._record_bytes += len(held.raw)
         self._records[held.entry.slot] = held
         self._names.setdefault(held.record.name, {})[held.entry.slot] = None
         self._index(held.entry)
@@ -232,6 +352,7 @@ class RoutingTable:
         if held.live:
             self._unindex(held.entry)
         del self._records[slot]
+        self._record_bytes -= len(held.raw)
         del self._names[name][slot]
         if not self._names[name]:
             del self._names[name]
@@ -241,9 +362,61 @@ class RoutingTable:
 
     def _drop_file(self, file_hash: bytes) -> None:
         self._unindex(Entry(file_hash))
-        del self._files[file_hash]
         batch = Batch()
         batch.delete(self._table, _FILE + file_hash)
+        batch.delete(self._table, _ELSEWHERE + file_hash)
+        self._store.write(batch, sync=False)
+        length = self._files.pop(file_hash)
+        self._file_bytes -= length
+        if file_hash in self._local:
+            del self._local[file_hash]
+            self._local_bytes -= length
+        if file_hash in self._elsewhere:
+            del self._elsewhere[file_hash]
+            self._note(file_hash)
+
+    def _add_file(self, file_hash: bytes, length: int) -> None:
+        self._files[file_hash] = length
+        self._file_bytes += length
+        self._index(Entry(file_hash))
+
+    def _add_local(self, file_hash: bytes, length: int) -> None:
+        self._local[file_hash] = None
+        self._local_bytes += length
+
+    def _note(self, file_hash: bytes) -> None:
+        """Tell the other store, if there is one, that this file has come or gone."""
+        if self._changed is not None:
+            self._changed[file_hash] = None
+
+    def _note_done(self, file_hash: bytes) -> None:
+        if self._changed is not None:
+            self._changed.pop(file_hash, None)
+
+    def _make_room(self, size: int) -> None:
+        """Raises RoutingFull if too many bytes are here that the other store has not taken."""
+        if self._local_bytes_max is not None:
+            self._evict(size)
+            if self._local_bytes + size > self._local_bytes_max:
+                raise RoutingFull(
+                    "the store for service files takes none, and what may wait here is full",
+                    bytes=self._local_bytes,
+                    waiting=self.waiting_files,
+                )
+
+    def _evict(self, size: int) -> None:
+        """Have no more bytes here than may be, `size` more included, as far as the other store has them."""
+        if self._local_bytes_max is None or self._local_bytes + size <= self._local_bytes_max:
+            return
+        batch = Batch()
+        for file_hash in self._local:
+            if self._local_bytes + size <= self._local_bytes_max:
+                break
+            if file_hash in self._elsewhere:
+                batch.delete(self._table, _FILE + file_hash)
+                self._local_bytes -= self._files[file_hash]
+        for _, key, _ in batch.writes:
+            del self._local[key[1:]]
         self._store.write(batch, sync=False)
 
     def _index(self, entry: Entry) -> None:

@@ -26,6 +26,10 @@ another. That costs the thief his own Ready.
 *Upgrades.* With `Ready` a candidate says which protocol version it can run. When a quorum of the next committee could
 run a higher one at the ends of two eras in a row, the era after them runs it.
 
+*Placement.* With its first seat a node gets a salt that decides which service files and address records it keeps
+(`routing.placement`): H(its key, the beacon of that era). It is the same for all its later seats; somebody who wants
+another must leave with all that is bonded, wait until that can be withdrawn, and bond again.
+
 *Beacon.* beacon(e + 1) = H(beacon(e), e, sorted reveals of era e). DESIGN sections 3.3 and 3.4.
 """
 
@@ -88,7 +92,7 @@ from blockcloud.service_chain.state_keys import (
     era_key,
 )
 from blockcloud.service_chain.working_state import WorkingState
-from blockcloud.transaction_chain.era import EraPlan, Seat
+from blockcloud.transaction_chain.era import EraPlan, Seat, placement_salt
 
 # The highest protocol version that this code can run.
 SUPPORTED_VERSION: Final = 1
@@ -208,11 +212,12 @@ def begin_next_era(state: WorkingState, context: Context) -> EraPlan:
     plan = context.plan
     reveals = state.get(REVEALS_KEY, Reveals)
     assert reveals is not None, "the genesis and each era's end write the reveals"
-    seats = _weighted(state, _next_seats(state, context))
+    beacon = next_beacon(plan.beacon, plan.era, reveals.values)
+    seats = _salted(state, _weighted(state, _next_seats(state, context)), beacon)
     following = EraPlan(
         era=plan.era + 1,
         first_height=context.height + 1,
-        beacon=next_beacon(plan.beacon, plan.era, reveals.values),
+        beacon=beacon,
         protocol_version=_next_version(state, plan.protocol_version, seats),
         seats=seats,
     )
@@ -284,6 +289,20 @@ def _weighted(state: WorkingState, seats: tuple[Seat, ...]) -> tuple[Seat, ...]:
     """`seats` with the resource weights that they have among themselves."""
     weights = seat_weights(state, [seat.node_key for seat in seats])
     return tuple(replace(seat, resource_weight=weight) for seat, weight in zip(seats, weights, strict=True))
+
+
+def _salted(state: WorkingState, seats: tuple[Seat, ...], beacon: bytes) -> tuple[Seat, ...]:
+    """`seats` with their placement salts: who sits for the first time gets one from the beacon of that era."""
+    salted = []
+    for seat in seats:
+        candidate = state.get(candidate_key(seat.node_key), Candidate)
+        if candidate is not None and not candidate.placement_salt:
+            candidate = replace(candidate, placement_salt=placement_salt(seat.node_key, beacon))
+            put_candidate(state, seat.node_key, candidate)
+        # A member that stays for want of others may have withdrawn everything; then it is no candidate.
+        salt = seat.placement_salt if candidate is None else candidate.placement_salt
+        salted.append(replace(seat, placement_salt=salt))
+    return tuple(salted)
 
 
 def _seat(node_key: bytes, consensus_key: bytes, bond: int, candidate: Candidate) -> Seat:

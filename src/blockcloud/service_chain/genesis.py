@@ -41,7 +41,7 @@ from blockcloud.service_chain.state_keys import (
 )
 from blockcloud.transaction_chain.cloudpos.parameters import ChallengeParameters, PlotParameters
 from blockcloud.transaction_chain.committee import Committee
-from blockcloud.transaction_chain.era import EraPlan, Seat
+from blockcloud.transaction_chain.era import EraPlan, Seat, placement_salt
 from blockcloud.transaction_chain.parameters import Parameters
 
 GENESIS_JSON_CHARACTERS: Final = 64 * 1024 * 1024
@@ -265,6 +265,7 @@ class Genesis(Struct, frozen=True):
 
     def plan(self) -> EraPlan:
         """Era 0, which begins at height 1."""
+        beacon = self.beacon()
         seats = tuple(
             Seat(
                 node_key=validator.key,
@@ -273,14 +274,16 @@ class Genesis(Struct, frozen=True):
                 resource_weight=validator.resource_weight,
                 link_address=validator.link_address,
                 api_url=validator.api_url,
+                placement_salt=placement_salt(validator.key, beacon),
             )
             for validator in self.validators
         )
-        return EraPlan(0, 1, self.beacon(), PROTOCOL_VERSION, seats)
+        return EraPlan(0, 1, beacon, PROTOCOL_VERSION, seats)
 
     def state(self) -> dict[bytes, Record]:
         """The state at height 0, by state key."""
         records: dict[bytes, Record] = {account_key(key): Account(balance) for key, balance in self.accounts}
+        beacon = self.beacon()
         for validator in self.validators:
             records[candidate_key(validator.key)] = Candidate(
                 validator.bond,
@@ -288,6 +291,7 @@ class Genesis(Struct, frozen=True):
                 validator.api_url,
                 keys=((0, validator.key),),
                 onion=validator.onion_tip,
+                placement_salt=placement_salt(validator.key, beacon),
             )
             records[consensus_key_use_key(validator.key)] = ConsensusKeyUse(validator.key, 0)
         none = (0,) * len(self.validators)

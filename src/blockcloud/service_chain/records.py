@@ -122,6 +122,7 @@ class Candidate(Struct, frozen=True):
     offences: int = 0  # proven lies so far
     protocol_version: int = 1  # the highest it said it can run
     kept_era: int = -1  # the last era in which a seat that stayed weighed more than the bond; -1: none
+    placement_salt: bytes = b""  # from its first seat on, the same for all its seats; empty before
 
     @property
     def jailed(self) -> bool:

@@ -18,7 +18,7 @@ from blockcloud.primitives.storage import Batch, Store
 from blockcloud.service_chain.genesis import Genesis
 from blockcloud.service_chain.records import Candidate
 from blockcloud.transaction_chain.commit import Commit, genesis_record
-from blockcloud.transaction_chain.era import PLAN_BYTES, EraPlan, Seat
+from blockcloud.transaction_chain.era import PLAN_BYTES, EraPlan, Seat, placement_salt
 from blockcloud.transaction_chain.machine import Result
 
 _STATE_KEY = b"hash"
@@ -146,6 +146,7 @@ class HashMachine:
                 resource_weight=validator.resource_weight,
                 link_address=validator.link_address,
                 api_url=validator.api_url,
+                placement_salt=placement_salt(validator.key, self.genesis.beacon()),
             )
             for validator in validators
         ]

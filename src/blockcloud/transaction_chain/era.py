@@ -22,7 +22,8 @@ PLAN_BYTES = 256 + SEAT_BYTES * COMMITTEE_MEMBERS
 
 class Seat(Struct, frozen=True):
     """A member of an era's committee. `node_key` is who it is on links, for life; `consensus_key` signs its blocks and
-    statements in this era only. Bond in micro-BLOC, resource weight in ppm, `link_address` is "host:port"."""
+    statements in this era only. Bond in micro-BLOC, resource weight in ppm, `link_address` is "host:port".
+    `placement_salt` (32 bytes) decides which service files and address records it keeps (`placement_salt()`)."""
 
     node_key: bytes
     consensus_key: bytes
@@ -30,6 +31,7 @@ class Seat(Struct, frozen=True):
     resource_weight: int
     link_address: str
     api_url: str
+    placement_salt: bytes = b""
 
 
 class EraPlan(Struct, frozen=True):
@@ -49,6 +51,12 @@ class EraPlan(Struct, frozen=True):
     def digest(self) -> bytes:
         """What the hand-over statement says of the plan, 32 bytes."""
         return tagged_hash(PLAN_DOMAIN, codec.encode(self))
+
+
+def placement_salt(node_key: bytes, beacon: bytes) -> bytes:
+    """The salt that a node keeps for as long as it is a candidate, 32 bytes. `beacon` is that of the first era for
+    which it got ready; its key was written down before anybody could know it, so that it could not choose its place."""
+    return tagged_hash("placement-salt/v1", node_key + beacon)
 
 
 def handover_statement(

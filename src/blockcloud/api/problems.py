@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 from starlette.responses import Response
 
+from blockcloud.node.object_store import StoreFailed
 from blockcloud.primitives.errors import (
     BlockCloudError,
     Busy,
@@ -70,6 +71,7 @@ _STATUS: Final[tuple[tuple[type[BlockCloudError], int], ...]] = (
     (Busy, 503),
     (NotTakingPart, 503),
     (RoutingFull, 503),
+    (StoreFailed, 503),
     (TimedOut, 504),
     (PeerFault, 400),
     (Rejected, 409),

@@ -35,7 +35,7 @@ def routing_routes(validator: Validator) -> APIRouter:
         data = await bounded_body(request, SERVICE_FILE_BYTES)
         if service_file_hash(data) != wanted:
             raise HashMismatch("the body does not have this hash", wanted=wanted.hex()[:16])
-        validator.put_service_file(data)
+        validator.routing.put_service_file(data)
         return Response(status_code=204)
 
     @router.get(
@@ -44,7 +44,7 @@ def routing_routes(validator: Validator) -> APIRouter:
         openapi_extra=described(answers=(TD_MEDIA_TYPE,)),
     )
     async def get_file(file_hash: str) -> Response:
-        data = validator.routing_table.file(hex_bytes(file_hash, HASH_BYTES))
+        data = await validator.routing.service_file(hex_bytes(file_hash, HASH_BYTES))
         if data is None:
             raise NotFound("no service file with this hash is held here")
         return Response(data, media_type=TD_MEDIA_TYPE)
@@ -56,13 +56,13 @@ def routing_routes(validator: Validator) -> APIRouter:
         openapi_extra=described(body=RECORD_MEDIA_TYPE, answers=(), status=204),
     )
     async def put_record(request: Request) -> Response:
-        validator.put_address_record(await bounded_body(request, ADDRESS_RECORD_BYTES))
+        validator.routing.put_address_record(await bounded_body(request, ADDRESS_RECORD_BYTES))
         return Response(status_code=204)
 
     @router.get("/address-records/{name}", summary="The live address records of a name", openapi_extra=described())
     async def get_records(request: Request, name: str) -> Response:
         """As msgpack: the signed bytes; as JSON: the same in hexadecimal."""
-        records = validator.address_records(parse_name(name))
+        records = validator.routing.address_records(parse_name(name))
         return answer(request, records if wants_msgpack(request) else [record.hex() for record in records])
 
     return router

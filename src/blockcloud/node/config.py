@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Final
 
 from blockcloud.node.resource_config import RESOURCES_TABLE, ResourceConfig, read_resources
+from blockcloud.node.routing_config import ROUTING_TABLE, RoutingConfig, read_routing
 from blockcloud.primitives.errors import BadConfiguration
 
 CONFIG_FILE: Final = "blockcloud.toml"
@@ -20,6 +21,7 @@ ONION_FILE: Final = "onion.pem"  # beside the node key
 CONFIG_BYTES: Final = 64 * 1024
 BASE_PORT: Final = 8_700
 NO_RESOURCES: Final = "# No [resources] table: this node stakes its bond only. See `blockcloud node init --help`.\n"
+NOT_VALUES: Final = ("home", ROUTING_TABLE, RESOURCES_TABLE)
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 
@@ -39,6 +41,7 @@ class NodeConfig:
     verify_threads: int = 0
     log_level: str = "info"
     archive: bool = False
+    routing: RoutingConfig = field(default_factory=RoutingConfig)
     resources: ResourceConfig | None = None
 
     def __post_init__(self) -> None:
@@ -81,8 +84,9 @@ class NodeConfig:
         lines = ["# A validator of BlockCloud. Paths are relative to this folder; unknown keys are errors.", ""]
         for item in fields(self):
             value = getattr(self, item.name)
-            if item.name not in ("home", RESOURCES_TABLE):
+            if item.name not in NOT_VALUES:
                 lines.append(f"{_COMMENTS[item.name]}\n{item.name} = {_toml(value)}\n")
+        lines.append(self.routing.to_toml())
         lines.append(NO_RESOURCES if self.resources is None else self.resources.to_toml())  # a table comes last
         return "\n".join(lines)
 
@@ -102,7 +106,8 @@ def read_config(home: Path) -> NodeConfig:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadConfiguration(f"not a TOML file: {error}", path=str(path)) from None
     resources = read_resources(values.pop(RESOURCES_TABLE)) if RESOURCES_TABLE in values else None
-    types = {item.name: str(item.type) for item in fields(NodeConfig) if item.name not in ("home", RESOURCES_TABLE)}
+    routing = read_routing(values.pop(ROUTING_TABLE, {}))
+    types = {item.name: str(item.type) for item in fields(NodeConfig) if item.name not in NOT_VALUES}
     for key, value in values.items():
         if key not in types:
             near = difflib.get_close_matches(key, types, n=1)
@@ -110,7 +115,7 @@ def read_config(home: Path) -> NodeConfig:
             raise BadConfiguration(f"unknown key{hint}", key=key, path=str(path))
         if type(value).__name__ != types[key]:
             raise BadConfiguration(f"the value must be of type {types[key]}", key=key, value=value, path=str(path))
-    return NodeConfig(home=home, resources=resources, **values)
+    return NodeConfig(home=home, routing=routing, resources=resources, **values)
 
 
 def _toml(value: object) -> str:

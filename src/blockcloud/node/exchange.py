@@ -20,6 +20,7 @@ from blockcloud.node.eras import GUEST_NUMBERS
 from blockcloud.node.ledger_tables import LedgerTables
 from blockcloud.node.network import Network
 from blockcloud.node.outbox import Outbox
+from blockcloud.node.routing_role import RoutingRole
 from blockcloud.node.snapshot_files import StoredSnapshot
 from blockcloud.node.snapshot_sync import SnapshotSync
 from blockcloud.node.snapshots import Snapshots
@@ -28,7 +29,6 @@ from blockcloud.node.verification import Verification
 from blockcloud.primitives.certificates import SignedStatement
 from blockcloud.primitives.errors import Busy, NotTakingPart, PeerFault, StorageFault
 from blockcloud.primitives.limits import PEER_QUEUE_BYTES
-from blockcloud.routing.replication import RoutingCore
 from blockcloud.service_chain.handover import Handover
 from blockcloud.transaction_chain import messages
 from blockcloud.transaction_chain.block import Block, BlockRules, era_of
@@ -70,7 +70,7 @@ class Exchange:
         *,
         eras: Succession,
         tables: LedgerTables,
-        routing: RoutingCore,
+        routing: RoutingRole,
         network: Network,
         verification: Verification,
         outbox: Outbox,
@@ -139,13 +139,14 @@ class Exchange:
         """A link is up."""
         self._core.peer_connected(self.number_of(peer), unix_ms())
         self._eras.linked(peer)
-        self._routing.peer_connected(peer)
+        known = self._network.peers.get(peer)
+        self._routing.connected(peer, known.key if known is not None else b"")
 
     def lost(self, peer: int) -> None:
         """A link is gone."""
         self._verification.forget(peer)
         self._core.peer_lost(self.number_of(peer))
-        self._routing.peer_lost(peer)
+        self._routing.lost(peer)
         self.sync.lost(peer)
         self._verification.vouching.lost(peer)
         for of_peers in (self._served, self._told):
@@ -192,7 +193,7 @@ class Exchange:
 
     def send_routing(self) -> None:
         """What layer 3 has to say."""
-        for peer, data in self._routing.outgoing():
+        for peer, data in self._routing.core.outgoing():
             self.send(peer, messages.Routing(data))
 
     def submit_own(self, payload: bytes) -> None:
@@ -236,10 +237,7 @@ class Exchange:
             case messages.Handovers() | messages.SnapshotPiece():
                 self.sync.answered(peer, message)
             case messages.Routing():
-                try:
-                    self._routing.receive(peer, message.data, unix_ms() // 1_000)
-                finally:
-                    self.send_routing()
+                self._routing.receive(peer, message.data)
 
     def verified(
         self, peer: int, blocks: Sequence[Block], fault: PeerFault | None, fetched: bool, rules: BlockRules

@@ -116,6 +116,7 @@ def report(validator: Validator) -> dict[str, Any]:
         "peers": _peers(validator),
         "health": health(validator),
         "base_fee_micro_bloc": None if validator.halted else validator.chain.base_fee,
+        "routing": validator.routing.report(),
         "commit_time_ms": validator.core.last_commit.time_ms,
         "pid": os.getpid(),
         "counters": counters(validator),
@@ -160,6 +161,8 @@ def health(validator: Validator) -> list[dict[str, str]]:
             f"no checkpoint was certified for {validator.uncertified_commits} commits",
             "Compare the state roots of the validators; transactions are refused meanwhile.",
         )
+    if (storage := validator.routing.storage) is not None and storage.failure is not None:
+        warn("file_store", storage.failure.message, storage.failure.hint)
     skew_ms = validator.clock_skew_ms
     if abs(skew_ms) > CLOCK_WARNING_MS:
         warn("clock", f"this clock differs from the others' by about {skew_ms} ms", "Run a time service (NTP).")

@@ -34,6 +34,7 @@ from blockcloud.node.membership import Membership, read_onion
 from blockcloud.node.network import Network, member_address
 from blockcloud.node.outbox import Outbox
 from blockcloud.node.proving import certificate_at, prove_value
+from blockcloud.node.routing_role import RoutingRole
 from blockcloud.node.snapshot_files import StoredSnapshot
 from blockcloud.node.snapshots import Snapshots, finish_import, replace_state
 from blockcloud.node.storage import RocksStore
@@ -44,8 +45,6 @@ from blockcloud.primitives.certificates import HANDOVER, Certificate, SignedStat
 from blockcloud.primitives.errors import NotTakingPart, PeerFault
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.primitives.limits import APPLY_QUEUE_COMMITS, BLOCK_OPERATIONS
-from blockcloud.routing.replication import RoutingCore
-from blockcloud.routing.store import RoutingTable
 from blockcloud.service_chain.eras import SUPPORTED_VERSION
 from blockcloud.service_chain.genesis import Genesis
 from blockcloud.service_chain.handover import Handover
@@ -116,8 +115,14 @@ class Validator:
             submit=self._submit_own,
             others=lambda: self.examining.due(),
         )
-        self.routing_table = RoutingTable(self.store)
-        self.routing = RoutingCore(self.routing_table, self.chain.is_announced, self.chain.instance_keys)
+        self.routing = RoutingRole(
+            self.config,
+            self.store,
+            self.chain,
+            self._key.public,
+            send=lambda: self.exchange.send_routing(),
+            spawn=self.spawn,
+        )
         self.submissions = Submissions()
         self.events = EventLog(unix_ms())
         self.transactions_applied = 0
@@ -201,6 +206,7 @@ class Validator:
         if self._replacing is not None:
             await asyncio.gather(self._replacing, return_exceptions=True)
         self.events.close()
+        await self.routing.close()
         await asyncio.to_thread(self.snapshots.close)
         if hasattr(self, "examining"):
             await self.examining.close()
@@ -269,6 +275,7 @@ class Validator:
         self.pump_soon()
 
     def _know_members(self) -> None:
+        self.routing.begin_era(self.eras.current.plan)
         seats = self.eras.current.plan.seats
         self.network.know([member_address(seat.node_key, seat.link_address) for seat in seats])
 
@@ -358,22 +365,6 @@ class Validator:
     def subscribe(self, after: int | None = None) -> Subscription:
         """Commits, checkpoints and what transactions told, as events. Raises Busy."""
         return self.events.subscribe(after)
-
-    # Routing
-
-    def put_service_file(self, data: bytes) -> None:
-        """Store a service file that the ledger announces, and tell the other routing nodes. Raises typed errors."""
-        self.routing.put_file(data)
-        self.exchange.send_routing()
-
-    def put_address_record(self, data: bytes) -> None:
-        """Store a signed address record, and tell the other routing nodes. Raises typed errors."""
-        self.routing.put_record(data, unix_ms() // 1_000)
-        self.exchange.send_routing()
-
-    def address_records(self, name: str) -> list[bytes]:
-        """The records of `name` whose lease runs."""
-        return self.routing_table.records(name, unix_ms() // 1_000)
 
     # Links
 
@@ -482,8 +473,7 @@ class Validator:
             self.core.proposal_operations = min(
                 BLOCK_OPERATIONS, max(PROPOSAL_OPERATIONS_MIN, int(self.submissions.rate.per_s * PROPOSAL_SECONDS))
             )
-            self.routing.tick(unix_ms() // 1_000)
-            self.exchange.send_routing()
+            self.routing.each_second()
 
     # Results
 

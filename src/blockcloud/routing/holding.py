@@ -17,6 +17,7 @@ from blockcloud.routing.store import FILES_MAX, RECORDS_MAX, Entry, RoutingTable
 FULL_BYTES: Final = 256 * 1024 * 1024
 REMEMBERED_KEYS: Final = 50_000  # whose holders need not be computed again
 SCORES_PER_STEP: Final = 20_000  # about 20 ms
+KEYS_PER_STEP: Final = 32  # at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,8 @@ class Holding:
     @property
     def keys_per_step(self) -> int:
         """About how many keys may be looked up at once without holding up everything else."""
-        return max(32, SCORES_PER_STEP // max(1, self.placement.scores_for_a_key)) if self.placement else SCORES_PER_STEP
+        scores = 1 if self.placement is None else self.placement.scores_for_a_key
+        return max(KEYS_PER_STEP, SCORES_PER_STEP // max(1, scores))
 
     def place(self, placement: Placement) -> None:
         """From now on this placement holds."""
@@ -74,7 +76,7 @@ class Holding:
         """Go over to the other mode where that is due; whether this node keeps everything."""
         if self.placement is None:
             return True
-        held = (self._table.files, self._table.live_records, self._table.bytes)
+        held = (self._table.files, self._table.live_records, self._table.held_bytes)
         limits = (self.limits.full_files, self.limits.full_records, self.limits.full_bytes)
         if not self._table.placed:
             if any(count > limit for count, limit in zip(held, limits, strict=True)):

@@ -29,7 +29,7 @@ class Summary(Struct, frozen=True, tag=1):
 
 
 class Ask(Struct, frozen=True, tag=2):
-    """Please send the page of your inventory behind the place `after` (empty: the first). `mine`: only of what is placed
+    """Please send the page of your inventory behind the place `after` (empty: the first). `mine`: only what is placed
     at me."""
 
     after: bytes

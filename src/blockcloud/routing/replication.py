@@ -3,8 +3,10 @@
 Each node tells new things at once (Have) and a summary of its table every few seconds; who sees another summary than
 its own reads that peer's inventory page by page and fetches what it lacks, the things that fewest peers hold first.
 What a node is to keep at all says `holding`; one that keeps its share reads only that of inventories, and gives the
-rest away (`shedding`). Files whose bytes are in another store are loaded from there when a peer wants them. A fetch that is not answered goes to another holder. Nothing is taken that the ledger does not announce, and every claim
-of a peer costs only that peer's own quota: one that offers much and delivers nothing hinders nobody. DESIGN 5.1.
+rest away (`shedding`). Files whose bytes are in another store are loaded from there when a peer wants them.
+
+A fetch that is not answered goes to another holder. Nothing is taken that the ledger does not announce, and every
+claim of a peer costs only that peer's own quota: one that offers much and delivers nothing hinders nobody. DESIGN 5.1.
 """
 
 from __future__ import annotations
@@ -103,8 +105,8 @@ class _Peer:
 
 
 class RoutingCore:
-    """The exchange at one node. `announced` and `instance_keys` ask the ledger as this node knows it; `holding` says what
-    is kept here (default: everything)."""
+    """The exchange at one node. `announced` and `instance_keys` ask the ledger as this node knows it; `holding` says
+    what is kept here (default: everything)."""
 
     def __init__(
         self,

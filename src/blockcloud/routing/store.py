@@ -1,10 +1,12 @@
 """The routing table of one node: service files by hash, address records by (name, instance key).
 
 Both are kept only for what the ledger announces; two questions to the ledger come in as functions. Highest sequence
-wins. The bytes of a file may be in another store (`node.file_storage`), with a bounded cache of them here: then the
-table knows that it has the file, and where; until the other store has it, its bytes stay here. An expired record leaves a tombstone until no lease that could have been signed before it can still run, so that
+wins. An expired record leaves a tombstone until no lease that could have been signed before it can still run, so that
 replaying an older record with a longer lease does not bring an old place back. Everything is in the store, files are
 durable when `put_file` returns; memory holds the records and an index.
+
+The bytes of files may be in another store, with a bounded cache of them here (`node.file_storage`). Then the table
+knows which files it has, and where; until the other store has taken one, its bytes stay here.
 """
 
 from __future__ import annotations
@@ -195,7 +197,7 @@ class RoutingTable:
         return len(self._places) - len(self._files)
 
     @property
-    def bytes(self) -> int:
+    def held_bytes(self) -> int:
         """The bytes of all files and records, wherever they are."""
         return self._file_bytes + self._record_bytes
 

@@ -17,6 +17,7 @@ from blockcloud.primitives.limits import STATE_VALUE_BYTES
 from blockcloud.primitives.names import parse_name
 from blockcloud.routing.service_file import parse_service_file, service_file_hash
 from blockcloud.sdk.errors import BadAnswer, rejection
+from blockcloud.sdk.keepers import Keepers
 from blockcloud.sdk.light_client import LightClient
 from blockcloud.sdk.reading import POLL_SECONDS, TIMEOUT_SECONDS, AsyncReader, unix_ms
 from blockcloud.sdk.submission import Outcome, Submission, Wait, validator_order
@@ -295,13 +296,15 @@ class AsyncClient(AsyncReader):
         return await self.transact(key, RevokeName(parse_name(name)), **how)
 
     async def put_service_file(self, data: bytes) -> bytes:
-        """Store a service file, whose hash the ledger announces, at all routing nodes; its hash.
+        """Store a service file, whose hash the ledger announces, at the routing nodes that should hold it, at all if
+        they are few; its hash.
 
         One is enough, they replicate. Raises the first refusal if none took it.
         """
         parse_service_file(data)
         file_hash = service_file_hash(data)
-        await self.transport.everywhere("PUT", f"/v1/service-files/{file_hash.hex()}", data)
+        takers = Keepers(self.light_client).takers(self.transport.urls, file_hash)
+        await self.transport.everywhere("PUT", f"/v1/service-files/{file_hash.hex()}", data, first=takers)
         return file_hash
 
     # Bookkeeping

@@ -117,7 +117,8 @@ class LightClient:
         genesis_suffices: bool = True,
     ) -> None:
         self.chain_id = genesis.chain_id()
-        self._genesis_era = _Era(_GENESIS_ERA, 1, genesis.committee().weights_by_key, None)
+        self._genesis_plan = genesis.plan()
+        self._genesis_era = _Era(_GENESIS_ERA, 1, self._genesis_plan.committee().weights_by_key, None)
         period_ms = genesis.staking.trusting_period_ms
         self.period_ms = period_ms if trusting_period_s is None else min(period_ms, trusting_period_s * 1_000)
         self._eras: dict[int, _Era] = {_GENESIS_ERA: self._genesis_era}
@@ -137,6 +138,13 @@ class LightClient:
     def era(self) -> int:
         """The newest era whose committee is known."""
         return max(self._eras)
+
+    def plan(self, era: int) -> EraPlan | None:
+        """The plan of one of the newest eras, which a quorum of the era before has signed; the genesis says era 0."""
+        known = self._eras.get(era)
+        if known is None:
+            return None
+        return self._genesis_plan if known.handover is None else known.handover.plan
 
     def accept(self, data: bytes, key: bytes, now_ms: int, max_age_s: int = RESOLUTION_AGE_SECONDS) -> Proven:
         """What `data`, the canonical bytes of a ProvenValue, proves about `key`.

@@ -1,8 +1,9 @@
 """Names to verified instances: what the service access layer asks before it dials.
 
 The name's record comes with a proof of the ledger, no older than a minute; the instances come from address records,
-each signed by a key that the proven record lists. Nodes that answer wrongly are noted and passed over. Several routing
-nodes are asked at once, one more than may lie, so that one alone cannot hide the newest place.
+each signed by a key that the proven record lists. Nodes that answer wrongly are noted and passed over. Those that
+should hold something are asked first (`keepers`), then the others. Several routing nodes are asked at once, one more
+than may lie, so that one alone cannot hide the newest place.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from blockcloud.primitives import codec
 from blockcloud.primitives.errors import BlockCloudError, PeerFault
 from blockcloud.primitives.limits import CLOCK_SKEW_SECONDS, INSTANCE_KEYS, RESOLUTION_AGE_SECONDS, STATE_VALUE_BYTES
 from blockcloud.primitives.names import parse_name
-from blockcloud.routing.address_record import AddressRecord, verify_record
+from blockcloud.routing.address_record import AddressRecord, read_record, verify_record
 from blockcloud.routing.errors import HashMismatch, InvalidServiceFile, NotAnnounced
 from blockcloud.routing.service_file import declared_ports, parse_service_file, service_file_hash
+from blockcloud.routing.store import slot_of
 from blockcloud.sdk.errors import BadAnswer, NotFound
+from blockcloud.sdk.keepers import Keepers
 from blockcloud.sdk.light_client import Proven
 from blockcloud.sdk.reading import AsyncReader
 from blockcloud.sdk.transport import MSGPACK
@@ -55,6 +58,7 @@ class ChainResolver:
     def __init__(self, client: AsyncReader, *, now_s: Callable[[], int] = lambda: int(time.time())) -> None:
         self._client = client
         self._now_s = now_s
+        self._keepers = Keepers(client.light_client)
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._files: OrderedDict[bytes, dict[str, Any]] = OrderedDict()
 
@@ -118,7 +122,9 @@ class ChainResolver:
                     raise HashMismatch("the service file was altered", url=url, wanted=wanted.hex()[:16])
                 return data
 
-            document = self._files[wanted] = parse_service_file(await self._client.transport.first(attempt))
+            transport = self._client.transport
+            order = self._keepers.order(transport.urls, [wanted])
+            document = self._files[wanted] = parse_service_file(await transport.first(attempt, order=order))
             while len(self._files) > FILES_KEPT:
                 self._files.popitem(last=False)
         if document["bc:name"] != resolution.name:
@@ -164,8 +170,9 @@ class ChainResolver:
 
     async def _instances(self, record: NameRecord, entry: _Entry) -> tuple[Instance, ...]:
         """The live instances, newest record of each key, least loaded first. Raises why there may be others."""
-        urls = self._client.transport.urls
-        enough = (len(urls) - 1) // 3 + 1
+        listed = self._client.transport.urls
+        urls = self._keepers.order(listed, (slot_of(record.name, key) for key in record.instance_keys))
+        enough = (len(listed) - 1) // 3 + 1
         # Records seen before still count: a node cannot take an instance back to an older place.
         newest = {key: known for key, known in entry.records.items() if key in record.instance_keys}
         problem: BlockCloudError | None = None
@@ -225,14 +232,18 @@ class ChainResolver:
 
 
 class HttpAnnouncer:
-    """The Announcer of the service access layer: sends an address record to all routing nodes; one is enough."""
+    """The Announcer of the service access layer: sends an address record to the routing nodes that should hold it, to
+    all if they are few; one is enough."""
 
     def __init__(self, client: AsyncReader) -> None:
         self._client = client
+        self._keepers = Keepers(client.light_client)
 
     async def announce(self, record: bytes) -> None:
         """Raises the first refusal if no node took the record, or why none could be reached."""
-        await self._client.transport.everywhere("PUT", "/v1/address-records", record)
+        known, signed = self._client.transport.urls, read_record(record)
+        takers = self._keepers.takers(known, slot_of(signed.name, signed.instance_key))
+        await self._client.transport.everywhere("PUT", "/v1/address-records", record, first=takers)
 
 
 def _resolution(record: NameRecord, instances: tuple[Instance, ...], proven: Proven) -> Resolution:

@@ -172,9 +172,19 @@ class Transport:
 
         return await self.first(attempt)
 
-    async def everywhere(self, method: str, path: str, content: bytes) -> int:
-        """Send to all nodes at once; how many took it. Raises the first refusal if none did."""
-        calls = (self.once(url, method, path, content=content) for url in self.urls)
+    async def everywhere(self, method: str, path: str, content: bytes, *, first: Sequence[str] = ()) -> int:
+        """Send to all nodes at once, or to those in `first`, and to the others if none of them took it; how many took
+        it. Raises the first refusal if none did."""
+        if first and len(first) < len(self.urls):
+            try:
+                return await self._to_all(first, method, path, content)
+            except BlockCloudError:
+                others = [url for url in self.urls if url not in first]
+                return await self._to_all(others, method, path, content)
+        return await self._to_all(self.urls, method, path, content)
+
+    async def _to_all(self, urls: Sequence[str], method: str, path: str, content: bytes) -> int:
+        calls = (self.once(url, method, path, content=content) for url in urls)
         results = await asyncio.gather(*calls, return_exceptions=True)
         failures = [result for result in results if isinstance(result, BaseException)]
         for failure in failures:

@@ -42,7 +42,7 @@ def test_a_key_has_so_many_keepers_the_best_scores_whatever_the_order_of_the_sea
         )
 
 
-@pytest.mark.parametrize(("size", "replicas"), [(4, 3), (10, 3), (40, 3), (100, 3), (40, 8)])
+@pytest.mark.parametrize(("size", "replicas"), [(4, 3), (10, 3), (40, 3)])
 def test_the_load_is_balanced(size: int, replicas: int) -> None:
     """With so many keys that a node has at least 600 at the mean, the fullest has a sixth more; the scatter of a node's
     load is that of independent draws, about 4 % there."""

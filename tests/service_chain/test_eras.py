@@ -12,6 +12,7 @@ from blockcloud.service_chain.genesis import StakingParameters
 from blockcloud.service_chain.operations import Bond, Ready, Reveal, Unbond, Unjail, Withdraw
 from blockcloud.service_chain.staking import reveal_number
 from blockcloud.service_chain.state_keys import CURRENT_ERA_KEY, era_key
+from blockcloud.transaction_chain.era import placement_salt
 from tests.service_chain.era_world import (
     API,
     BOND,
@@ -423,3 +424,21 @@ def test_less_than_a_quorum_and_a_quorum_at_one_end_change_nothing() -> None:
     assert signal(ledger, {0: 2, 1: 2, 2: 1, 3: 1}) == 1
     assert signal(ledger, {0: 2, 1: 2, 2: 2, 3: 1}) == 1
     assert signal(ledger, {0: 2, 1: 2, 2: 2, 3: 2}) == 2
+
+
+def test_a_node_gets_its_placement_salt_with_its_first_seat_and_keeps_it() -> None:
+    """From the beacon of that era, which nobody knew when its key was frozen; not from a later one, nor an earlier."""
+    ledger = bonded(4)
+    beacons = [ledger.plan.beacon]
+    salts = {seat.node_key: seat.placement_salt for seat in ledger.plan.seats}
+    assert salts == {node: placement_salt(node, beacons[0]) for node in salts}
+    assert not ledger.candidate(4).placement_salt
+    for ready in ([1, 2, 3, 4], [0, 1, 2, 3], [1, 2, 3, 4]):
+        ledger.ready(*ready)
+        beacons.append(ledger.end_era().beacon)
+        assert sorted(ledger.members()) == ready
+        for seat in ledger.plan.seats:
+            assert seat.placement_salt == salts.setdefault(seat.node_key, seat.placement_salt)
+    newcomer = NODES[4].public
+    assert salts[newcomer] == placement_salt(newcomer, beacons[1]) == ledger.candidate(4).placement_salt
+    assert len(set(beacons)) == 4

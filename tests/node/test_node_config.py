@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from blockcloud.node.config import CONFIG_BYTES, CONFIG_FILE, NodeConfig, read_config
+from blockcloud.node.routing_config import RoutingConfig
 from blockcloud.primitives.errors import BadConfiguration
 
 
@@ -19,6 +20,7 @@ def test_a_written_configuration_reads_back(tmp_path: Path) -> None:
         verify_threads=3,
         log_level="debug",
         archive=True,
+        routing=RoutingConfig(replicas=5, full_files=7, store="s3://bucket/pre fix", store_endpoint="https://s3.test"),
     )
     (tmp_path / CONFIG_FILE).write_text(config.to_toml(), encoding="utf-8")
     assert read_config(tmp_path) == config
@@ -41,6 +43,17 @@ def test_defaults_hold_where_nothing_is_said(tmp_path: Path) -> None:
         ("api_port = 70000", "between 0 and 65535"),
         ("verify_threads = -1", "between 0 and 64"),
         ("log_level = 'loud'", "one of debug"),
+        ("[routing]\nreplica = 4", "did you mean 'replicas'"),
+        ("[routing]\ncolour = 1", "has replicas, full_files"),
+        ("[routing]\nreplicas = '4'", "must be of type int"),
+        ("[routing]\nreplicas = 0", "between 1 and 16"),
+        ("[routing]\nfull_files = -1", "between 0 and"),
+        ("[routing]\nstore = 'gs://bucket'", "s3://BUCKET/PREFIX"),
+        ("[routing]\nstore = 's3:///prefix'", "names no bucket"),
+        ("[routing]\nstore = 's3://key:secret@bucket'", "credentials belong into the environment"),
+        ("[routing]\nstore = 's3://b'\nstore_endpoint = 'http://10.0.0.1:9000'", "use https"),
+        ("[routing]\nstore = 's3://b'\nstore_endpoint = 'ftp://x'", "an https URL"),
+        ("routing = 3", "is a table"),
         ("api_port = ", "not a TOML file"),
         ("#" * (CONFIG_BYTES + 1), "larger than its limit"),
     ],

@@ -121,7 +121,7 @@ class ObjectStore:
             text = str(error)
             if _FULL.search(text) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
                 raise StoreFull from None
-            if "timed out" in text or "timeout" in text.lower():
+            if "timed out" in text:
                 raise StoreTimedOut(seconds=self._timeout_s) from None
             raise StoreFailed(kind=type(error).__name__) from None
 

@@ -117,6 +117,22 @@ def test_much_is_put_at_the_holders_only_and_little_everywhere() -> None:
     assert len(keepers.takers(urls, HASH)) == REPLICAS
 
 
+async def test_instances_that_are_kept_by_different_nodes_are_all_found(world: World, client: AsyncClient) -> None:
+    """Each of many instances is known to one node only, the second of its keepers."""
+    keys = [SigningKey(bytes([number]) * 32) for number in range(150, 162)]
+    for key in keys:
+        await client.add_instance(OWNER, NAME, key.public)
+    now_s = world.ledger.now_ms // 1_000
+    for key in keys:
+        signed = sign_record(
+            AddressRecord(NAME, key.public, 1, now_s, now_s + 120, HASH, (Endpoint("tls", "127.0.0.1", 1),)), key
+        )
+        keeper = world.nodes[ranking(world, slot_of(NAME, key.public))[1]]
+        keeper.table.put_record(signed, now_s, lambda _: tuple(key.public for key in keys))
+    found = await ChainResolver(client, now_s=lambda: now_s).resolve(NAME)
+    assert {item.key for item in found.instances} == {key.public for key in keys}
+
+
 def test_urls_that_are_none_are_left_out() -> None:
     genesis = large_genesis(3)
     odd = tuple(replace(item, api_url="file:///etc/passwd") for item in genesis.validators)

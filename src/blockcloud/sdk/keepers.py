@@ -34,6 +34,10 @@ class Keepers:
         near = [url for url in holders if url in known]
         return [*near, *(url for url in known if url not in near), *(url for url in holders if url not in known)]
 
+    def spread(self, keys: Iterable[bytes], copies: int) -> int:
+        """How many nodes must be asked to hear of so many copies of each of `keys`, if the holders hold them."""
+        return len(self._holders(keys, copies))
+
     def takers(self, known: Sequence[str], key: bytes) -> list[str]:
         """Where to put something first: its holders; everybody if those are few, or none of them is known."""
         if len(known) <= EVERYWHERE_NODES:
@@ -41,15 +45,15 @@ class Keepers:
         holders = self._holders([key])
         return [url for url in known if url in holders] or list(known)
 
-    def _holders(self, keys: Iterable[bytes]) -> list[str]:
-        """The URLs of those who should have any of `keys`, the best of each key first."""
+    def _holders(self, keys: Iterable[bytes], copies: int | None = None) -> list[str]:
+        """The URLs of those who should have any of `keys`, the best of each key first; at most so many of each."""
         if self._light.era != self._era:
             self._look()
         if self._placement is None:
             return []
         ranked = [self._placement.holders(key) for key in keys]
         found: dict[str, None] = {}
-        for rank in range(max(map(len, ranked), default=0)):
+        for rank in range(max(map(len, ranked), default=0))[:copies]:
             for holders in ranked:
                 if rank < len(holders) and (url := self._urls.get(holders[rank])):
                     found[url] = None

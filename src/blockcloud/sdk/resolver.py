@@ -171,14 +171,15 @@ class ChainResolver:
     async def _instances(self, record: NameRecord, entry: _Entry) -> tuple[Instance, ...]:
         """The live instances, newest record of each key, least loaded first. Raises why there may be others."""
         listed = self._client.transport.urls
-        urls = self._keepers.order(listed, (slot_of(record.name, key) for key in record.instance_keys))
+        slots = [slot_of(record.name, key) for key in record.instance_keys]
+        urls = self._keepers.order(listed, slots)
         enough = (len(listed) - 1) // 3 + 1
+        first = max(enough, self._keepers.spread(slots, enough))  # each instance may be at other nodes
         # Records seen before still count: a node cannot take an instance back to an older place.
         newest = {key: known for key, known in entry.records.items() if key in record.instance_keys}
         problem: BlockCloudError | None = None
         answered = 0
-        for start in range(0, len(urls), enough):
-            asked = urls[start : start + enough]
+        for asked in (urls[:first], *(urls[start : start + enough] for start in range(first, len(urls), enough))):
             for answer in await asyncio.gather(*(self._records_at(url, record) for url in asked)):
                 if isinstance(answer, BlockCloudError):
                     problem = answer if problem is None or isinstance(answer, PeerFault) else problem

@@ -48,10 +48,9 @@ class Shedding:
         asked: dict[int, list[Entry]] = {}
         for entry in self._next_entries():
             keepers = placement.keepers(placement_key(entry))
-            if all(keeper in peers for keeper in keepers):
-                self._leaving[entry.id] = _Leaving(entry, dict.fromkeys(keepers))
+            self._leaving[entry.id] = _Leaving(entry, dict.fromkeys(keepers))
             for keeper in keepers:
-                if keeper in peers:  # also where one is down: the others should have it
+                if keeper in peers:
                     asked.setdefault(peers[keeper], []).append(entry)
         return [(peer, Check(tuple(entries))) for peer, entries in asked.items()]
 

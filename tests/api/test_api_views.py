@@ -15,6 +15,7 @@ from blockcloud.primitives.certificates import CERTIFICATE_BYTES, Certificate
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.routing.service_file import build_service_file, service_file_hash
 from blockcloud.sdk.light_client import LightClient
+from blockcloud.service_access.addresses import Address
 from blockcloud.service_access.announce import address_record
 from blockcloud.service_chain.inclusion import ProvenTransaction
 from blockcloud.service_chain.operations import Preorder, Register, name_commitment
@@ -83,7 +84,7 @@ async def test_a_service_file_and_an_address_record_are_stored_and_given_back(ap
     held = await api.http.get(path)
     assert (held.content, held.headers["content-type"]) == (FILE, "application/td+json")
     now_s = int(time.time())
-    record = address_record(NAME, INSTANCE, (("127.0.0.1", 9),), sequence=1, now_s=now_s, lease_s=60)
+    record = address_record(NAME, INSTANCE, (Address("tls", "127.0.0.1", 9),), sequence=1, now_s=now_s, lease_s=60)
     assert (await api.http.put("/v1/address-records", content=record)).status_code == 204
     as_json = await api.http.get(f"/v1/address-records/{NAME}")
     as_msgpack = await api.http.get(f"/v1/address-records/{NAME}", headers=MSGPACK)

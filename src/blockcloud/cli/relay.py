@@ -18,6 +18,7 @@ from blockcloud.cli.context import (
 from blockcloud.cli.output import say, show
 from blockcloud.cli.service import draft_instance, serve_until_stopped
 from blockcloud.cli.table import ask
+from blockcloud.primitives.errors import Unreachable
 from blockcloud.primitives.names import parse_name
 
 MIB: Final = 1024 * 1024
@@ -99,6 +100,6 @@ async def _serve(
 def status(name: str) -> None:
     """What a running relay of this home has done: registrations, dials, connections, refusals by reason."""
     path = home().control_path(f"relay-{parse_name(name)}")
-    answer = asyncio.run(ask(path, {"op": "status"}))
-    answer.pop("ok")
-    show(answer, as_json=options.as_json)
+    if not path.exists():
+        raise Unreachable("no relay of this name runs with this home folder", control=str(path))
+    show(asyncio.run(ask(path, {"op": "status"})), as_json=options.as_json)

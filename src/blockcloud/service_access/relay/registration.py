@@ -54,6 +54,7 @@ class RefusedByRelay(Unreachable):
     """The relay does not register us; `reason` is the code of its refusal."""
 
     code = "refused_by_relay"
+    hint = "Ask whoever runs the relay to allow this instance's key, or name another relay."
 
     def __init__(self, message: str = "", *, reason: str, **values: object) -> None:
         super().__init__(message, reason=reason, **values)

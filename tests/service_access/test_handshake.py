@@ -127,6 +127,23 @@ def test_someone_elses_share_is_not_ones_own() -> None:
         two.receive_finish(encode(Finish(forged.key, forged.payload, honest.confirmation, forged.signature)))
 
 
+def test_agreeing_early_changes_nothing_and_a_small_order_share_is_found_then() -> None:
+    secrets = []
+    for early in (True, False):
+        one, two = initiator(), responder()
+        reply = two.receive_hello(one.hello())
+        if early:
+            two.agree()
+        two.receive_finish(one.receive(reply, CERTIFICATE))
+        assert one.secret == two.secret
+        secrets.append(two.secret)
+    assert secrets[0] == secrets[1]
+    two = responder()
+    two.receive_hello(encode(Hello(1, bytes(32), bytes(32), "session/v1", TARGET)))
+    with pytest.raises(Malformed):
+        two.agree()
+
+
 @pytest.mark.parametrize(
     ("hello", "error"),
     [

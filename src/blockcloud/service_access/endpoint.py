@@ -257,24 +257,18 @@ class ServiceEndpoint:
         """
         if len(self.sessions) >= SESSIONS:
             raise Busy("as many sessions as there may be", retry_after_ms=1_000, limit=SESSIONS)
-        link = await self._dial(address, instance, timeout_ms)
+        own = SessionHello(self.parameters.buffer_bytes, self.addresses, role=credentials.role, grant=credentials.grant)
+        initiator = Initiator(
+            key=self.key,
+            purpose=PURPOSE,
+            target=name,
+            expected=expected,
+            randomness=os.urandom(RANDOMNESS_BYTES),
+            payload=encode(own),
+        )
+        hello_frame = encode_handshake(Kind.HELLO, initiator.hello())
+        link = await self._dial(address, instance, timeout_ms, hello_frame)
         try:
-            initiator = Initiator(
-                key=self.key,
-                purpose=PURPOSE,
-                target=name,
-                expected=expected,
-                randomness=os.urandom(RANDOMNESS_BYTES),
-                payload=encode(
-                    SessionHello(
-                        self.parameters.buffer_bytes,
-                        self.addresses,
-                        role=credentials.role,
-                        grant=credentials.grant,
-                    )
-                ),
-            )
-            link.send(encode_handshake(Kind.HELLO, initiator.hello()))
             async with time_limit(timeout_ms, "the peer did not finish its handshake"):
                 reply = await link.next_frame()
             if isinstance(reply, Rst):
@@ -318,11 +312,11 @@ class ServiceEndpoint:
         link.send(proof)
         session.adopt(link, attempt.counter)
 
-    async def _dial(self, address: Address, peer: bytes, timeout_ms: float) -> Link:
+    async def _dial(self, address: Address, peer: bytes, timeout_ms: float, first: bytes = b"") -> Link:
         kind = self.kinds.get(address.kind)
         if kind is None:
             raise Unreachable("no links of this kind are made here", address=str(address))
-        return await kind.dial(address, peer=peer, source=self.source, timeout_ms=timeout_ms)
+        return await kind.dial(address, peer=peer, source=self.source, timeout_ms=timeout_ms, first=first)
 
     # --- SessionKeeper ----------------------------------------------------------------------------------------------
 

@@ -224,6 +224,7 @@ class Responder:
         self._after_reply = b""
         self._signature = b""
         self._peer_exchange = b""
+        self._shared = b""
         self.target = ""
         self.peer_key = b""
         self.peer_payload = b""
@@ -254,6 +255,12 @@ class Responder:
         self._signature = key.sign(_REPLY_DOMAIN, self._after_reply)
         return encode(Reply(self._nonce, exchange, key.public, self._payload, self._signature))
 
+    def agree(self) -> None:
+        """Compute the shared secret, while the reply is on its way; `receive_finish` does it otherwise. Raises
+        Malformed."""
+        if not self._shared:
+            self._shared = _agree(self._private, self._peer_exchange)
+
     def receive_finish(self, finish: bytes) -> None:
         """Check the initiator's identity. Raises BadSignature, BadConfirmation, Malformed, NonCanonical, Oversized."""
         if not self._after_reply:
@@ -265,7 +272,8 @@ class Responder:
         _check_payload(message.payload)
         transcript = _finish_transcript(self._after_reply, self._signature, message.key, message.payload)
         verify(message.key, _FINISH_DOMAIN, transcript, message.signature)
-        secret, mac_key = _derive(_agree(self._private, self._peer_exchange), transcript)
+        self.agree()
+        secret, mac_key = _derive(self._shared, transcript)
         if not hmac.compare_digest(_confirm(mac_key, message.key), message.confirmation):
             raise BadConfirmation("the initiator does not hold the secret of this handshake")
         self.secret, self.peer_key, self.peer_payload = secret, message.key, message.payload

@@ -101,6 +101,8 @@ class Reception:
             payload=payload,
         )
         link.send(encode_handshake(Kind.REPLY, responder.receive_hello(first.message)))
+        await asyncio.sleep(0)  # the reply is on its way, and both sides compute at the same time
+        responder.agree()
         finish = await link.next_frame()
         if not isinstance(finish, HandshakeFrame) or finish.kind is not Kind.FINISH:
             raise UnexpectedFrame("FINISH was expected", frame=type(finish).__name__)

@@ -31,8 +31,10 @@ class _QuicWhenUsed:
             self._made = QuicLinks(self._parameters)
         return self._made
 
-    async def dial(self, address: Address, *, peer: bytes, source: str | None, timeout_ms: float) -> Link:
-        return await self._kind().dial(address, peer=peer, source=source, timeout_ms=timeout_ms)
+    async def dial(
+        self, address: Address, *, peer: bytes, source: str | None, timeout_ms: float, first: bytes = b""
+    ) -> Link:
+        return await self._kind().dial(address, peer=peer, source=source, timeout_ms=timeout_ms, first=first)
 
     async def listen(self, address: Address, incoming: Incoming) -> LinkListener:
         return await self._kind().listen(address, incoming)

@@ -32,10 +32,13 @@ class LinkListener(Protocol):
 class LinkKind(Protocol):
     """One kind of link. What all links of an endpoint have in common (a certificate, say) is kept here."""
 
-    async def dial(self, address: Address, *, peer: bytes, source: str | None, timeout_ms: float) -> Link:
+    async def dial(
+        self, address: Address, *, peer: bytes, source: str | None, timeout_ms: float, first: bytes = b""
+    ) -> Link:
         """A new link to `address`, from the local host `source` where that means something.
 
-        `peer` is the instance key to be reached there, empty if it is not known; only a relay needs it. Raises
+        `peer` is the instance key to be reached there, empty if it is not known; only a relay needs it. `first` are
+        frames that leave as soon as the channel is there, with its last handshake message where that can be. Raises
         Unreachable or TimedOut.
         """
 

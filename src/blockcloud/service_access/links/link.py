@@ -157,15 +157,19 @@ class Link(ABC):
 
 
 class StreamLink(Link, asyncio.Protocol):
-    """A link over a stream transport of asyncio: TLS, or a Unix socket."""
+    """A link over a stream transport of asyncio: TLS, or a Unix socket. `first` leaves when it is there."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: bytes = b"") -> None:
         super().__init__()
+        self._first = first
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+        if self._first:
+            self._transport.write(self._first)
+            self._first = b""
 
     def data_received(self, data: bytes) -> None:
         owner = self._owner

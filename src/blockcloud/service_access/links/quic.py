@@ -59,7 +59,9 @@ class QuicLinks:
 
     # --- dialling ---------------------------------------------------------------------------------------------------
 
-    async def dial(self, address: Address, *, peer: bytes, source: str | None, timeout_ms: float) -> Link:
+    async def dial(
+        self, address: Address, *, peer: bytes, source: str | None, timeout_ms: float, first: bytes = b""
+    ) -> Link:
         """See LinkKind."""
         dialled: _DialledSocket | None = None
         try:
@@ -86,6 +88,8 @@ class QuicLinks:
             dialled.link.abort()
             raise Unreachable("the TLS peer showed no certificate", address=str(address))
         dialled.link.binding = sha256(certificate.public_bytes())
+        if first:
+            dialled.link.send(first)
         return dialled.link
 
     def _configuration(self, *, is_client: bool = True) -> QuicConfiguration:

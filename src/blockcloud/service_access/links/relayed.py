@@ -29,7 +29,9 @@ class RelayLinks:
     def __init__(self, tls_links: TlsLinks) -> None:
         self._tls_links = tls_links
 
-    async def dial(self, address: Address, *, peer: bytes, source: str | None, timeout_ms: float) -> Link:
+    async def dial(
+        self, address: Address, *, peer: bytes, source: str | None, timeout_ms: float, first: bytes = b""
+    ) -> Link:
         """See LinkKind. Raises NotRelayed, too."""
         if not peer:
             raise Unreachable("a relay has to be told which instance is meant", address=str(address))
@@ -39,7 +41,7 @@ class RelayLinks:
             (address.host, address.port), Preamble(Wish.DIAL, peer), source=source, timeout_ms=timeout_ms
         )
         left_ms = max(1.0, timeout_ms - (loop.time() - started_s) * 1_000)
-        return await self._tls_links.begin_over(connection, RelayedLink(), address, timeout_ms=left_ms)
+        return await self._tls_links.begin_over(connection, RelayedLink(first), address, timeout_ms=left_ms)
 
     async def listen(self, address: Address, incoming: Incoming) -> LinkListener:
         """There is no listening at a relay's address: an endpoint registers at a relay by its name."""

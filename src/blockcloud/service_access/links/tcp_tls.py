@@ -31,11 +31,13 @@ class TlsLinks:
         self._client = tls.client_context()
         self._server: tuple[ssl.SSLContext, bytes] | None = None
 
-    async def dial(self, address: Address, *, peer: bytes, source: str | None, timeout_ms: float) -> Link:
+    async def dial(
+        self, address: Address, *, peer: bytes, source: str | None, timeout_ms: float, first: bytes = b""
+    ) -> Link:
         """See LinkKind."""
         local = (source, 0) if source is not None else None
         return await self._begin(
-            StreamLink(), address, timeout_ms, host=address.host, port=address.port, local_addr=local
+            StreamLink(first), address, timeout_ms, host=address.host, port=address.port, local_addr=local
         )
 
     async def begin_over(

@@ -45,7 +45,9 @@ class NotALink(Unreachable):
 class UnixLinks:
     """See the module's text."""
 
-    async def dial(self, address: Address, *, peer: bytes, source: str | None, timeout_ms: float) -> Link:
+    async def dial(
+        self, address: Address, *, peer: bytes, source: str | None, timeout_ms: float, first: bytes = b""
+    ) -> Link:
         """See LinkKind. Raises ForeignUser and NotALink too."""
         loop = asyncio.get_running_loop()
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -55,7 +57,7 @@ class UnixLinks:
                 await loop.sock_connect(connection, address.host)
                 _check_user(connection)
                 greeting = await _read_greeting(connection)
-                link = StreamLink()
+                link = StreamLink(first)
                 link.binding = _binding(greeting)
                 await loop.create_unix_connection(lambda: link, sock=connection)
         except TimeoutError:

@@ -13,5 +13,5 @@ and believes only who proves one of the keys that the ledger lists for it. Who d
 link above proves the instance.
 
 `messages` (the wire), `buckets` and `rendezvous` (who waits for whom, what is too much) are sans-IO; `server` and
-`pipe` are the relay's asyncio side, `dialling` and `registration` that of its users. DESIGN section 5.2, ADR 23.
+`pipe` are the relay's asyncio side, `dialling` and `registration` that of its users. DESIGN section 5.2, ADR 24.
 """

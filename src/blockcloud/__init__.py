@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Final
 
 __version__ = "0.1.0"
 
-__all__ = ["AsyncClient", "Client", "Fetcher", "__version__", "connect", "fetch", "listen"]
+__all__ = ["AsyncClient", "Client", "Fetched", "Fetcher", "__version__", "connect", "fetch", "listen"]
 
 if TYPE_CHECKING:
     from blockcloud.sdk.client import AsyncClient
-    from blockcloud.sdk.fetching import Fetcher, fetch
+    from blockcloud.sdk.fetching import Fetched, Fetcher, fetch
     from blockcloud.sdk.services import connect, listen
     from blockcloud.sdk.sync import Client
 else:
     _HOMES: Final = {
         "AsyncClient": "blockcloud.sdk.client",
         "Client": "blockcloud.sdk.sync",
+        "Fetched": "blockcloud.sdk.fetching",
         "Fetcher": "blockcloud.sdk.fetching",
         "connect": "blockcloud.sdk.services",
         "fetch": "blockcloud.sdk.fetching",

@@ -238,6 +238,18 @@ def bench_policy(
     show(run(decisions=decisions), as_json=options.as_json)
 
 
+@bench.command("edge")
+def bench_edge(
+    hits: Annotated[int, typer.Option(min=100, help="Verified hits of each kind.")] = 2_000,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of requests; the median counts.")] = 5,
+    each: Annotated[int, typer.Option(min=1, help="Requests of each of 32 clients in a round without the edge.")] = 100,
+) -> None:
+    """A verified hit in the cache of an edge node, and requests a second with and without it."""
+    from blockcloud.bench.edge import run
+
+    show(run(hits=hits, rounds=rounds, each=each), as_json=options.as_json)
+
+
 @bench.command("finality")
 def bench_finality(
     validators: Annotated[str, typer.Option(help="Committee sizes, separated by commas.")] = "4,10,40,100",

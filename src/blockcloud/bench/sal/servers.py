@@ -43,9 +43,9 @@ STOP_SECONDS: Final = 10
 class FixedResolver:
     """A cached resolution: what a consumer has after it verified a name once."""
 
-    def __init__(self, key: bytes, address: HostPort) -> None:
+    def __init__(self, key: bytes, address: HostPort, name: str = NAME) -> None:
         instance = Instance(key, (Endpoint("tls", *address),), 1, 2**40)
-        self._answer = Resolution(NAME, bytes(32), bytes(32), (key,), (instance,), 1, 0)
+        self._answer = Resolution(name, bytes(32), bytes(32), (key,), (instance,), 1, 0)
 
     async def resolve(self, name: str, *, max_age_s: int = 60) -> Resolution:
         return self._answer

@@ -44,6 +44,7 @@ from blockcloud.service_access.edge.http_message import (
     ResponseHead,
     combined,
     end_to_end,
+    values,
     without,
 )
 from blockcloud.service_access.edge.http_signature import verify
@@ -358,6 +359,8 @@ class CachingNode:
         response = replace(answer.response, fields=without(end_to_end(answer.response.fields), ("age",)))
         if response.status == 304 and stored is not None:
             await client.whole(0)
+            if not values(response.fields, "signature"):
+                return None  # the old signature would still hold, but says nothing of now
             whole = freshened(stored.response, response)
             status = "fwd=stale; fwd-status=304"
             try:

@@ -143,7 +143,8 @@ class _Parser:
     def __init__(self) -> None:
         self.events: list[Event] = []
         self._fields: list[tuple[str, str]] = []
-        self._head_bytes = 0
+        self._head_bytes = 0  # fed since the head began, complete or not
+        self._field_bytes = 0
         self._in_body = False
         self._fault: BadMessage | None = None
 
@@ -170,6 +171,9 @@ class _Parser:
         if self._in_body:
             return  # trailers are dropped: nothing that is signed can stand there
         text = value.decode("latin-1").strip(" \t")
+        self._field_bytes += len(name) + len(value)
+        if self._field_bytes > HEAD_BYTES:
+            self._refuse(BadMessage("the head of a message is too large", limit=HEAD_BYTES))
         if len(self._fields) >= FIELDS or not _VALUE.fullmatch(text):
             self._refuse(BadMessage("too many fields, or a control character in one", limit=FIELDS))
         self._fields.append((name.decode("latin-1").lower(), text))
@@ -189,6 +193,7 @@ class _Parser:
     def _take_fields(self) -> tuple[Fields, int | None]:
         """The fields of the head, and how long the content is (None: chunked, or until the end)."""
         fields, self._fields = tuple(self._fields), []
+        self._field_bytes = 0
         self._in_body = True
         lengths = values(fields, "content-length")
         if len(set(lengths)) > 1:

@@ -36,9 +36,8 @@ async def test_the_how_to_on_edge_caches_works_as_written(tmp_path: Path) -> Non
     for path in tmp_path.glob("*.*"):
         os.utime(path, (1_700_000_000, 1_700_000_000))
     server_port, edge_port = free_port(), free_port()
-    up, files, corner, publish, edge, status, direct, by_address, by_name, pin, logo, down = steps(
-        server_port, edge_port
-    )
+    up, files, corner, publish, edge, status, *rest = steps(server_port, edge_port)
+    direct, by_address, by_name, pin, logo, down = rest
     async with AsyncExitStack() as stack:
         stack.push_async_callback(typed, tmp_path, down)
         for line in (up, files, corner):

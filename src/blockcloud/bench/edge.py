@@ -2,7 +2,7 @@
 
 Every server is a process of its own on uvloop: an HTTP server that thinks for 10 ms about each answer (uvicorn), the
 provider that signs what it says (`publish --http`), a `forward` to it, and an edge node before it, which decides by a
-policy of one rule for each request. The client, this process, is on uvloop, too. Measured:
+policy of one rule. The client, this process, is on uvloop, too. Measured:
 
 - a hit: request to the edge over one connection, the answer parsed, signature and digest verified (median), by plain
   HTTP and in a session; the signature check alone, in the same process, beside it;

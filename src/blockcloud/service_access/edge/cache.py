@@ -82,6 +82,12 @@ class Stored:
         fields = sum(len(name) + len(value) for name, value in self.response.fields)
         return len(self.response.body) + fields + ENTRY_OVERHEAD_BYTES
 
+    @functools.cached_property
+    def head(self) -> bytes:
+        """The bytes before its content, without what changes with the time and without the empty line at the end."""
+        fields = without(self.response.fields, (*HOP_BY_HOP, "age", "cache-status"))
+        return Response(self.response.status, fields).head().removesuffix(b"\r\n")
+
     def age_s(self, now: float) -> int:
         """Whole seconds since its age was 0."""
         return max(0, int(now - self.born_s))

@@ -55,7 +55,7 @@ from blockcloud.service_access.policy import Decision
 from blockcloud.service_access.stream import Session
 
 PLAIN_CONNECTIONS: Final = 1_024
-SERVICES_PER_CONNECTION: Final = 64
+PERMIT_SECONDS: Final = 0.25  # a quarter of the time in which a change of a policy must be in force
 LABEL: Final = "blockcloud-edge"
 CONDITIONS: Final = ("if-none-match", "if-modified-since", "if-match", "if-unmodified-since", "if-range")
 
@@ -143,7 +143,9 @@ class _Connection:
 
     def __init__(self, side: ServerSide, consumer: AccessRequest) -> None:
         self.side, self.consumer = side, consumer
-        self._noted: dict[str, Decision] = {}
+        self._noted: dict[
+            str, tuple[Decision, float]
+        ] = {}  # by name: the last one, and until when it need not be asked
 
     def admit(self, service: Service) -> None:
         """Raises PolicyDenied."""
@@ -154,12 +156,15 @@ class _Connection:
             if gate.active:
                 raise PolicyDenied("plain HTTP from another machine does not say who asks")
             return
+        now = asyncio.get_running_loop().time()
+        before, holds_until = self._noted.get(service.name, (None, 0.0))
+        if now < holds_until:
+            return
         request = replace(self.consumer, name=service.name)
         decision = gate.decide(request)
-        if self._noted.get(service.name) != decision or not decision.allowed:
+        if before != decision or not decision.allowed:
             gate.admit(request)
-        if len(self._noted) < SERVICES_PER_CONNECTION or service.name in self._noted:
-            self._noted[service.name] = decision
+        self._noted[service.name] = decision, now + PERMIT_SECONDS
 
 
 class CachingNode:
@@ -279,7 +284,10 @@ class CachingNode:
             kind, stored = self._look(key, request, trust)
         if kind is Kind.HIT and stored is not None:
             self.counts["hit"] += 1
-            await side.answer(self._served(request, stored, "hit"))
+            if values(request.fields, "if-none-match"):
+                await side.answer(self._served(request, stored, "hit"))
+            else:
+                await side.answer_with(stored.head + self._hit(stored), stored.response)
             return
         if parse_cache_control(combined(request.fields, "cache-control")).only_if_cached:
             raise OnlyIfCached(path=request.path)
@@ -305,6 +313,9 @@ class CachingNode:
             self.cache.invalidate(key)  # the ledger does not list its key any more
             return Kind.MISS, None
         return found.kind, found.stored
+
+    def _hit(self, stored: Stored) -> bytes:
+        return b"age: %d\r\ncache-status: %b; hit\r\n" % (stored.age_s(self._now_s()), LABEL.encode())
 
     def _served(self, request: Request, stored: Stored, status: str) -> Response:
         response = replace(stored.response, fields=fields_for_client(stored, self._now_s()))

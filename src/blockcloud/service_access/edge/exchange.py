@@ -124,6 +124,15 @@ class ServerSide:
         self.begun = True
         await self._stream.write(response.head(length + self._closing()) + response.body)
 
+    async def answer_with(self, head: bytes, response: Response) -> None:
+        """As `answer`, for a request with content in its answer, where `head` is at hand as bytes, but for its end."""
+        if response.status not in NO_BODY_STATUS:
+            head += b"content-length: %d\r\n" % len(response.body)
+        if not self.keep_alive:
+            head += b"connection: close\r\n"
+        self.begun = True
+        await self._stream.write(b"%b\r\n%b" % (head, response.body))
+
     async def begin(self, response: Response, length: int | None) -> None:
         """Send the head of a response whose content follows by `piece`, then `end`. `length` None: not known."""
         framing = () if length is None else (("content-length", str(length)),)

@@ -28,6 +28,7 @@ def steps(server_port: int, edge_port: int) -> list[str]:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(300)
 async def test_the_how_to_on_edge_caches_works_as_written(tmp_path: Path) -> None:
     (tmp_path / "assets").mkdir()
     (tmp_path / "index.html").write_bytes(PAGE)

@@ -344,22 +344,25 @@ async def _adversaries(cast: Cast) -> None:
     report = cast.report
     refused, reason = await impostor_is_refused(cast.client, NAME)
     report.verdict("impostor_refused", refused, f"an impostor under the name, with another key: {reason}")
-    code = await _resolve_through(cast, altered_service_file, "--service-file")
-    report.verdict("altered_service_file_refused", code == 1, "a service file altered at the routing node is refused")
-    code = await _resolve_through(cast, forged_owner)
+    code, altered = await _resolve_through(cast, altered_service_file, "--service-file")
+    honest, true = await cast.stage.run_blockcloud(cast.consumer_home, "resolve", NAME, "--service-file")
+    report.verdict(
+        "altered_service_file_refused",
+        code == honest == 0 and altered["service_file"] == true["service_file"],
+        "a service file altered at the routing node is refused, and the true one found at those that placement names",
+    )
+    code, _ = await _resolve_through(cast, forged_owner)
     report.verdict("forged_state_refused", code == 1, "a forged state answer is refused")
-    honest, _ = await cast.stage.run_blockcloud(cast.consumer_home, "resolve", NAME, "--service-file")
     report.verdict("honest_answer_accepted", honest == 0, "the same questions to an honest node are answered")
 
 
-async def _resolve_through(cast: Cast, lie: Lie, *more: str) -> int:
-    """Exit code of `blockcloud resolve` in a process whose only node tells `lie`."""
+async def _resolve_through(cast: Cast, lie: Lie, *more: str) -> tuple[int, Any]:
+    """Exit code and answer of `blockcloud resolve` in a process that is told of one node only, which tells `lie`."""
     honest = next(v.api for v in cast.devnet.validators if network.is_running(v))
     server = ApiServer(lying_node(honest, lie), network.HOST, network.free_port())
     await server.start()
     try:
         url = f"http://{network.HOST}:{server.port}"
-        code, _ = await cast.stage.run_blockcloud(cast.consumer_home, "resolve", NAME, "--api", url, *more)
+        return await cast.stage.run_blockcloud(cast.consumer_home, "resolve", NAME, "--api", url, *more)
     finally:
         await server.stop()
-    return code

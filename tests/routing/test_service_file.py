@@ -12,6 +12,7 @@ from blockcloud.primitives.limits import SERVICE_FILE_BYTES
 from blockcloud.routing.errors import AddressInServiceFile, InvalidServiceFile, UnknownCriticalTerm
 from blockcloud.routing.service_file import (
     build_service_file,
+    declared_ports,
     encode_service_file,
     parse_service_file,
     read_document,
@@ -43,6 +44,12 @@ def test_a_minimal_file_has_what_a_thing_description_needs() -> None:
     assert service_file_hash(MINIMAL) == sha256(MINIMAL)
     assert encode_service_file(document) == MINIMAL
     assert len(MINIMAL) < 600
+
+
+def test_ports_where_programs_expect_the_service() -> None:
+    assert declared_ports(parse_service_file(MINIMAL)) == ()
+    file = build_service_file(NAME, "Thermometer", terms={"bc:ports": [443, 80, 443]})
+    assert declared_ports(parse_service_file(file)) == (443, 80)
 
 
 def test_names_in_forms_are_fine() -> None:
@@ -88,6 +95,12 @@ def test_addresses_are_refused_wherever_they_stand(uri: str) -> None:
         changed(bc__seq="1"),
         changed(bc__seq=True),
         changed(bc__prev="00"),
+        changed(bc__ports=80),
+        changed(bc__ports=["80"]),
+        changed(bc__ports=[0]),
+        changed(bc__ports=[True]),
+        changed(bc__ports=[65_536]),
+        changed(bc__ports=list(range(1, 10))),
         changed(bc__crit="bc:name"),
         changed(bc__crit=[1]),
         changed(bc__crit=["bc:absent"]),

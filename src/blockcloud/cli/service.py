@@ -91,6 +91,10 @@ def publish(
         DEFAULT_ADDRESS
     ),
     title: Annotated[str, typer.Option(help="Title for the service file.")] = "",
+    port: Annotated[
+        list[int] | None,
+        typer.Option("--port", help="Where programs expect it (80, 5432), for the service file; repeat.", min=1),
+    ] = None,
     http: Annotated[
         bool, typer.Option("--http", help="The server speaks HTTP: sign what it answers, so that edge nodes can cache.")
     ] = False,
@@ -114,7 +118,8 @@ def publish(
         raise typer.BadParameter("HTTP is served over TCP: --http or --udp")
     signed = cache_control if http else None
     places = publish_places(place, quic=quic, paths=unix or (), datagrams=udp)
-    serve_until_stopped(_publish(parse_name(name), server, places, title, signed, relay_names(relay), udp))
+    ports = tuple(port or ())
+    serve_until_stopped(_publish(parse_name(name), server, places, title, ports, signed, relay_names(relay), udp))
 
 
 def publish_places(place: tuple[str, int], *, quic: bool, paths: Sequence[str], datagrams: bool) -> tuple[Address, ...]:
@@ -137,6 +142,7 @@ async def _publish(
     server: tuple[str, int],
     places: tuple[Address, ...],
     title: str,
+    ports: tuple[int, ...],
     cache_control: str | None,
     relays: tuple[str, ...],
     udp: bool,
@@ -160,7 +166,7 @@ async def _publish(
         return report if proxy is None else {**report, "answers": dict(proxy.counts)}
 
     if options.draft:
-        await draft_instance(name, instance.public, title)
+        await draft_instance(name, instance.public, title, ports)
     async with ServiceEndpoint(instance) as endpoint:
         for place in places:
             await listening(endpoint.start(place.host, place.port, kind=place.kind))
@@ -176,6 +182,7 @@ async def _publish(
                 api=options.api,
                 endpoint=endpoint,
                 title=title,
+                ports=ports,
                 relays=relays,
             ) as listener,
         ):
@@ -187,13 +194,13 @@ async def _publish(
                 await (publish_udp if udp else pass_on)(listener, server)
 
 
-async def draft_instance(name: str, instance: bytes, title: str) -> None:
+async def draft_instance(name: str, instance: bytes, title: str, ports: tuple[int, ...] = ()) -> None:
     """Write what the name's owner has to sign to a draft, which ends the command. Raises BadConfiguration if there is
     nothing to sign."""
     from blockcloud.sdk.publishing import authorise_instance
 
     async with open_client() as client:
-        await authorise_instance(client, name, instance, load_key, title=title or name)
+        await authorise_instance(client, name, instance, load_key, title=title or name, ports=ports)
     raise BadConfiguration("the ledger lets this home serve the name already: publish it without --draft")
 
 

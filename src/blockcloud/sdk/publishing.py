@@ -23,10 +23,17 @@ from blockcloud.service_chain.operations import AddInstance, Operation, UpdateNa
 
 
 async def authorise_instance(
-    client: AsyncClient, name: str, instance: bytes, load_owner: Callable[[], SigningKey], *, title: str
+    client: AsyncClient,
+    name: str,
+    instance: bytes,
+    load_owner: Callable[[], SigningKey],
+    *,
+    title: str,
+    ports: tuple[int, ...] = (),
 ) -> bytes:
     """Make sure that `name` lists the key `instance` and binds a service file that is stored; the file's hash.
 
+    `title` and `ports` (where programs expect the service) go into the file if the name has none yet.
     Returns once a certified checkpoint proves it, so that whoever resolves the name from now on finds the instance.
     Raises UnknownName if nobody registered the name, and what the ledger rejects with.
     """
@@ -34,7 +41,7 @@ async def authorise_instance(
         view = await client.name_view(name)  # unproven: a lie here only makes the ledger reject what we sign
     except NotFound:
         raise UnknownName("register the name first: blockcloud name register", name=name) from None
-    file = build_service_file(name, title)
+    file = build_service_file(name, title, terms={"bc:ports": list(ports)} if ports else None)
     own_hash = service_file_hash(file)
     bound = bytes.fromhex(view["service_file_hash"])
     operations: list[Operation] = []

@@ -73,6 +73,7 @@ async def listen(
     address: HostPort = DEFAULT_ADDRESS,
     endpoint: ServiceEndpoint | None = None,
     title: str = "",
+    ports: tuple[int, ...] = (),
     lease_s: int = DEFAULT_LEASE_S,
     parameters: SessionParameters | None = None,
     relays: Sequence[str] = (),
@@ -81,11 +82,11 @@ async def listen(
 
     Who may connect is what the policy bound to the name says; each decision is logged in the home's `decisions` folder.
     The first time, the name's owner must say so to the ledger: `key` (a file or a key, default: see `Home.key_path`)
-    signs, for `account` where that is not the key's own (see `Home.acts_for`), and `cosigners` with it; `title` goes
-    into the service file if the name has none yet. Later, no owner's key is needed. `endpoint` is one that listens
-    already, for those who have a use for it beside this. With `relays` (names, at most three) consumers that cannot
-    reach `address` come through one of these. Raises BadConfiguration, UnknownName, what the ledger rejects with,
-    Unreachable, TimedOut, TooManyRelays.
+    signs, for `account` where that is not the key's own (see `Home.acts_for`), and `cosigners` with it; `title` and
+    `ports` (where programs expect the service) go into the service file if the name has none yet. Later, no owner's key
+    is needed. `endpoint` is one that listens already, for those who have a use for it beside this. With `relays`
+    (names, at most three) consumers that cannot reach `address` come through one of these. Raises BadConfiguration,
+    UnknownName, what the ledger rejects with, Unreachable, TimedOut, TooManyRelays.
     """
     folder = home if isinstance(home, Home) else Home.find(home)
     name, instance = parse_name(name), folder.instance_key()
@@ -96,7 +97,9 @@ async def listen(
     if account is None and not isinstance(key, SigningKey):
         account = folder.acts_for(key)
     async with open_client(folder, api=api, account=account, cosigners=cosigners) as client:
-        file_hash = await authorise_instance(client, name, instance.public, load_owner, title=title or name)
+        file_hash = await authorise_instance(
+            client, name, instance.public, load_owner, title=title or name, ports=ports
+        )
         decisions = DecisionLog(folder.path / DECISIONS_FOLDER / f"{name}.jsonl")
         gate = PolicyGate(client, name, decisions=decisions)
         async with AsyncExitStack() as stack:

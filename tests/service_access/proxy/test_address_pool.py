@@ -81,6 +81,14 @@ def test_addresses_go_round_before_one_is_given_again() -> None:
     assert given[6] == given[0]
 
 
+def test_an_address_that_is_held_is_passed_over_when_the_range_goes_round() -> None:
+    pool = AddressPool(RANGE, lambda name: name == "busy", services=2)
+    held = pool.assign("busy", 0).address
+    others = [pool.assign(f"n{number}", (number + 1) * REMEMBERED_MS).address for number in range(12)]
+    assert held not in others
+    assert pool.assign("busy", 0).address == held
+
+
 def test_what_nobody_was_told_is_given_up() -> None:
     pool = AddressPool(RANGE, lambda _: False, services=1)
     pool.assign("a", 0)

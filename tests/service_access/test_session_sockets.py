@@ -122,6 +122,22 @@ async def test_thirty_moves_in_a_row(world: World) -> None:
     assert consumer.core.link == provider.core.link >= 60
 
 
+@pytest.mark.long
+async def test_a_thousand_moves_of_either_side_in_a_row(world: World) -> None:
+    """The registry never answers; each move is followed by a piece in each direction, over the new link."""
+    listener, endpoint, provider, consumer = await world.pair(consumer_host="127.0.0.44")
+    world.registry.silent = True
+    piece = random_bytes(3_000)
+    for step in range(1_000):
+        mover = (listener, endpoint)[step % 2]
+        await bounded(mover.move(f"127.0.{1 + step // 100}.{100 + step % 100}"))
+        for sender, receiver in ((provider, consumer), (consumer, provider)):
+            await sender.write(piece)
+            assert await bounded(receiver.read_exactly(len(piece))) == piece
+    assert consumer.core.link == provider.core.link >= 1_000
+    assert len(endpoint.sessions) == 1
+
+
 @pytest.mark.parametrize("consumer_host", [None, "127.0.0.42"])
 async def test_links_cut_without_warning(world: World, consumer_host: str | None) -> None:
     _, _, provider, consumer = await world.pair(consumer_host=consumer_host)

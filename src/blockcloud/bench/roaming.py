@@ -13,6 +13,8 @@ command). Each number must come back once and in order. Cases:
     consumer    the consumer dials the provider
     both        at once: neither is any more where the other thinks; the registry says where the provider is
     fallback    the provider moves, the consumer does not listen: it finds the link dead, then asks the registry
+
+Tests break the same network in other ways, and watch the same two programs.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -53,6 +56,7 @@ CASES: Final = ("provider", "consumer", "both", "fallback")
 BARS_MS: Final = {"provider": 35, "consumer": 35, "both": 60, "fallback": 1_500}
 PACE_S: Final = 0.02
 NUMBER_BYTES: Final = 8
+MESSAGE_BYTES: Final = 8  # a number and what fills it up
 SETTLED_ANSWERS: Final = 10  # after a move, before the next one
 READY_S: Final = 60.0
 ANSWER_S: Final = 30.0
@@ -78,13 +82,13 @@ async def _provider(home: str, host: str) -> None:
         echoing.cancel()
 
 
-async def _consumer(home: str, host: str, listens: bool) -> None:
+async def _consumer(home: str, host: str, listens: bool, message_bytes: int) -> None:
     async with open_client(home) as client, ServiceEndpoint(SigningKey.generate()) as endpoint:
         endpoint.moved.append(client.transport.renew)
         if listens:
             await endpoint.start(host, 0)
         session = await Connector(endpoint, ChainResolver(client)).connect(NAME)
-        pacer = _Pacer(session)
+        pacer = _Pacer(session, message_bytes)
         async with asyncio.TaskGroup() as group:
             running = [group.create_task(pacer.send()), group.create_task(pacer.receive())]
             await _obey({"move": _mover(endpoint), "note": pacer.note, "settled": pacer.settled})
@@ -95,8 +99,9 @@ async def _consumer(home: str, host: str, listens: bool) -> None:
 class _Pacer:
     """Sends numbers at a pace and notes when they come back."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, message_bytes: int) -> None:
         self._session = session
+        self._message_bytes = message_bytes
         self._arrivals: list[float] = []
         self._arrived = asyncio.Event()
         self._link = 0
@@ -104,19 +109,22 @@ class _Pacer:
     async def send(self) -> None:
         number = 0
         while True:
-            await self._session.write(number.to_bytes(NUMBER_BYTES))
+            await self._session.write(self._message(number))
             number += 1
             await asyncio.sleep(PACE_S)
 
     async def receive(self) -> None:
         number = 0
         while True:
-            answer = int.from_bytes(await self._session.read_exactly(NUMBER_BYTES))
-            if answer != number:
-                raise LocalFault("an answer was lost, doubled or out of order", answer=answer, expected=number)
+            answer = await self._session.read_exactly(self._message_bytes)
+            if answer != self._message(number):
+                raise LocalFault("an answer was lost, doubled, changed or out of order", expected=number)
             number += 1
             self._arrivals.append(time.perf_counter())
             self._arrived.set()
+
+    def _message(self, number: int) -> bytes:
+        return number.to_bytes(NUMBER_BYTES) * (self._message_bytes // NUMBER_BYTES)
 
     async def note(self, _: dict[str, Any]) -> dict[str, Any]:
         """A move is about to begin: look at arrivals from here on."""
@@ -124,14 +132,16 @@ class _Pacer:
         self._link = self._session.core.link
         return {}
 
-    async def settled(self, _: dict[str, Any]) -> dict[str, Any]:
-        """Wait until answers come over another link; the longest pause since `note`."""
-        await self._session.attached_beyond(self._link)
+    async def settled(self, order: dict[str, Any]) -> dict[str, Any]:
+        """Wait until answers come, over another link if it `moved`; the longest pause since `note`."""
+        if order["moved"]:
+            await self._session.attached_beyond(self._link)
         wanted = len(self._arrivals) + SETTLED_ANSWERS
         while len(self._arrivals) < wanted:
             self._arrived.clear()
             await self._arrived.wait()
-        return {"gap_ms": 1_000 * max(after - before for before, after in pairwise(self._arrivals))}
+        gap_s = max(after - before for before, after in pairwise(self._arrivals))
+        return {"gap_ms": 1_000 * gap_s, "resumes": self._session.statistics.resumes}
 
 
 def _mover(endpoint: ServiceEndpoint) -> Order:
@@ -197,7 +207,8 @@ async def _program(place: PrivateNetwork, host: int, *arguments: str) -> AsyncIt
         await program.answer(READY_S)
         yield program
     finally:
-        process.kill()
+        if process.returncode is None:
+            process.kill()
         await process.wait()
 
 
@@ -205,7 +216,8 @@ class _Host:
     """One end: its program, and the cable that it uses."""
 
     def __init__(self, place: PrivateNetwork, number: int, program: _Program) -> None:
-        self._place, self._number, self._program = place, number, program
+        self.program = program
+        self._place, self._number = place, number
         self._cable = 0
 
     async def move(self) -> None:
@@ -213,37 +225,59 @@ class _Host:
         self._cable = 1 - self._cable
         lines = self._place.roam(self._number, self._cable)
         host = self._place.address(self._number, self._cable)
-        await self._program.ask("move", ip=lines, host=host)
+        await self.program.ask("move", ip=lines, host=host)
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The two ends of one session, in a network that can be broken."""
+
+    place: PrivateNetwork
+    provider: _Host
+    consumer: _Host
+
+    async def note(self) -> None:
+        """Something is about to happen."""
+        await self.consumer.program.ask("note")
+
+    async def settled(self, *, moved: bool = True) -> dict[str, Any]:
+        """What came of it, when answers come again (over another link, if it `moved`): `gap_ms`, `resumes`."""
+        return await self.consumer.program.ask("settled", moved=moved)
+
+
+@asynccontextmanager
+async def ends(
+    place: PrivateNetwork, homes: Sequence[Path], *, listens: bool = True, message_bytes: int = MESSAGE_BYTES
+) -> AsyncIterator[Ends]:
+    """A session between two hosts, of which the consumer `listens` or not."""
+    for host in (PROVIDER, CONSUMER):
+        ip(*place.roam(host, 0), inside=place.namespace(host))
+    arguments = [
+        ["provider", str(homes[PROVIDER]), place.address(PROVIDER, 0)],
+        ["consumer", str(homes[CONSUMER]), place.address(CONSUMER, 0), "1" if listens else "", str(message_bytes)],
+    ]
+    async with AsyncExitStack() as stack:
+        hosts = [
+            _Host(place, host, await stack.enter_async_context(_program(place, host, *arguments[host])))
+            for host in (PROVIDER, CONSUMER)
+        ]
+        yield Ends(place, *hosts)
 
 
 async def _case(case: str, place: PrivateNetwork, homes: Sequence[Path], moves: int) -> list[float]:
     """The longest pause around each of `moves` moves, in ms."""
-    for host in (PROVIDER, CONSUMER):
-        ip(*place.roam(host, 0), inside=place.namespace(host))
-    listens = "" if case == "fallback" else "listens"
-    async with AsyncExitStack() as stack:
-        provider = await stack.enter_async_context(
-            _program(place, PROVIDER, "provider", str(homes[PROVIDER]), place.address(PROVIDER, 0))
-        )
-        consumer = await stack.enter_async_context(
-            _program(place, CONSUMER, "consumer", str(homes[CONSUMER]), place.address(CONSUMER, 0), listens)
-        )
-        movers = {
-            "provider": [_Host(place, PROVIDER, provider)],
-            "fallback": [_Host(place, PROVIDER, provider)],
-            "consumer": [_Host(place, CONSUMER, consumer)],
-            "both": [_Host(place, PROVIDER, provider), _Host(place, CONSUMER, consumer)],
-        }[case]
+    async with ends(place, homes, listens=case != "fallback") as both:
+        movers = {"consumer": [both.consumer], "both": [both.provider, both.consumer]}.get(case, [both.provider])
         gaps = []
         for _ in range(moves):
-            await consumer.ask("note")
+            await both.note()
             await asyncio.gather(*(mover.move() for mover in movers))
-            gaps.append(float((await consumer.ask("settled"))["gap_ms"]))
+            gaps.append(float((await both.settled())["gap_ms"]))
         return gaps
 
 
 @asynccontextmanager
-async def _ledger(folder: Path, host: str) -> AsyncIterator[list[Path]]:
+async def ledger_at(folder: Path, host: str) -> AsyncIterator[list[Path]]:
     """A devnet of one validator at `host`, with the name registered; a home for each end."""
     made = network.create_devnet(folder / "net", 1, hosts=[host])
     with ended_at_last() as processes:
@@ -264,7 +298,7 @@ async def _ledger(folder: Path, host: str) -> AsyncIterator[list[Path]]:
 
 async def _run(cases: Sequence[str], moves: int) -> dict[str, list[float]]:
     with tempfile.TemporaryDirectory(prefix="blockcloud-bench-") as folder, private_network(2, 0, CABLES) as place:
-        async with _ledger(Path(folder), place.maker_address) as homes:
+        async with ledger_at(Path(folder), place.maker_address) as homes:
             return {case: await _case(case, place, homes, moves) for case in cases}
 
 
@@ -287,4 +321,5 @@ def run(*, cases: Sequence[str] = CASES, moves: int = 15) -> dict[str, Any]:
 if __name__ == "__main__":
     set_up_logging("warning")  # standard output belongs to the answers
     role, *rest = sys.argv[1:]
-    uvloop.run(_provider(*rest) if role == "provider" else _consumer(rest[0], rest[1], bool(rest[2])))
+    home, host = rest[:2]
+    uvloop.run(_provider(home, host) if role == "provider" else _consumer(home, host, bool(rest[2]), int(rest[3])))

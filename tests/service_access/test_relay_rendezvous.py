@@ -234,6 +234,12 @@ def test_bytes_are_slowed_to_the_rate_of_the_instance_and_of_all() -> None:
     relay.meet(6, dial.token, 500)
     assert relay.passed(5, 2_500, 500) == pytest.approx(1_500)
     assert relay.passed(3, 8_500, 500) == pytest.approx(8_500)
+    few = core(replace(LIMITS, byte_rate=Rate(1_000, 1_000)))
+    few.register(1, KEY, 0)
+    joined(few, 2, 3)
+    joined(few, 4, 5)
+    assert few.passed(2, 1_000, 0) == 0
+    assert few.passed(4, 500, 0) == 500  # of another connection, but of the same tokens
 
 
 @pytest.mark.parametrize("per_second", [0.5, 1.0, 20.0])

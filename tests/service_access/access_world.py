@@ -16,6 +16,7 @@ from blockcloud.routing.address_record import verify_record
 from blockcloud.service_access.connector import Connector
 from blockcloud.service_access.endpoint import ServiceEndpoint
 from blockcloud.service_access.listener import Listener, listen
+from blockcloud.service_access.load import CAPACITY_SESSIONS
 from blockcloud.service_access.resolution import Instance, Resolution, UnknownName
 from blockcloud.service_access.session import SessionParameters
 from blockcloud.service_access.stream import Session
@@ -43,7 +44,12 @@ class Registry:
         assert before is None or before.sequence < verified.sequence
         self.announced += 1
         known[verified.instance_key] = Instance(
-            verified.instance_key, verified.endpoints, verified.sequence, verified.expires_s, verified.load
+            verified.instance_key,
+            verified.endpoints,
+            verified.sequence,
+            verified.expires_s,
+            verified.load,
+            verified.draining,
         )
 
     async def resolve(self, name: str, *, max_age_s: int = 60) -> Resolution:
@@ -81,6 +87,7 @@ class World:
         host: str = "127.0.0.1",
         announce: bool = True,
         parameters: SessionParameters | None = None,
+        capacity: int = CAPACITY_SESSIONS,
     ) -> Listener:
         """A served name."""
         context = listen(
@@ -89,6 +96,7 @@ class World:
             announcer=self.registry if announce else None,
             address=(host, 0),
             parameters=parameters,
+            capacity=capacity,
         )
         return await self.stack.enter_async_context(context)
 

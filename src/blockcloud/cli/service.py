@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shlex
 import signal
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
@@ -24,17 +24,19 @@ from blockcloud.cli.context import (
 )
 from blockcloud.cli.output import say, show
 from blockcloud.cli.table import ask
-from blockcloud.primitives.errors import BadConfiguration, Unreachable
+from blockcloud.primitives.errors import BadConfiguration, Busy, Unreachable
 from blockcloud.primitives.names import parse_name
 
 if TYPE_CHECKING:
     from blockcloud.primitives.keys import SigningKey
     from blockcloud.service_access.addresses import Address
     from blockcloud.service_access.admission import Credentials
+    from blockcloud.service_access.control import Handler
     from blockcloud.service_access.endpoint import ServiceEndpoint
     from blockcloud.service_access.listener import Listener
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:0"
+DEFAULT_CAPACITY: Final = 1_024  # load.CAPACITY_SESSIONS, which is imported late
 FORWARD: Final = "forward"
 PROXY: Final = "proxy"
 
@@ -95,6 +97,9 @@ def publish(
         list[int] | None,
         typer.Option("--port", help="Where programs expect it (80, 5432), for the service file; repeat.", min=1),
     ] = None,
+    capacity: Annotated[int, typer.Option(help="Sessions with which this instance says that it is full.", min=1)] = (
+        DEFAULT_CAPACITY
+    ),
     http: Annotated[
         bool, typer.Option("--http", help="The server speaks HTTP: sign what it answers, so that edge nodes can cache.")
     ] = False,
@@ -118,8 +123,10 @@ def publish(
         raise typer.BadParameter("HTTP is served over TCP: --http or --udp")
     signed = cache_control if http else None
     places = publish_places(place, quic=quic, paths=unix or (), datagrams=udp)
-    ports = tuple(port or ())
-    serve_until_stopped(_publish(parse_name(name), server, places, title, ports, signed, relay_names(relay), udp))
+    publishing = _publish(
+        parse_name(name), server, places, title, tuple(port or ()), signed, relay_names(relay), udp, capacity
+    )
+    serve_until_stopped(publishing)
 
 
 def publish_places(place: tuple[str, int], *, quic: bool, paths: Sequence[str], datagrams: bool) -> tuple[Address, ...]:
@@ -146,6 +153,7 @@ async def _publish(
     cache_control: str | None,
     relays: tuple[str, ...],
     udp: bool,
+    capacity: int,
 ) -> None:
     """`cache_control` None: the server's bytes pass as they are, whatever they are."""
     from blockcloud.sdk.services import listen
@@ -162,8 +170,15 @@ async def _publish(
         proxy = SigningProxy(Signer(instance, name, default_cache_control=cache_control), server)
 
     def status() -> dict[str, Any]:
-        report = {"name": name, "to": to, "decisions": dict(served[0].decisions) if served else {}}
+        report: dict[str, Any] = {"name": name, "to": to, "decisions": dict(served[0].decisions) if served else {}}
+        report["draining"] = name in endpoint.draining
         return report if proxy is None else {**report, "answers": dict(proxy.counts)}
+
+    async def drain(request: dict[str, Any]) -> dict[str, Any]:
+        if not served:
+            raise Busy("the service is not announced yet", retry_after_ms=1_000)
+        served[0].drain(request.get("undo") is not True)
+        return {"draining": name in endpoint.draining, "sessions": served[0].session_count}
 
     if options.draft:
         await draft_instance(name, instance.public, title, ports)
@@ -172,7 +187,7 @@ async def _publish(
             await listening(endpoint.start(place.host, place.port, kind=place.kind))
         # The control socket first: a second publish of the name from this home is refused before it announces.
         async with (
-            Control(endpoint, f"publish-{name}", status) as control,
+            Control(endpoint, f"publish-{name}", status, {"drain": drain}) as control,
             listen(
                 name,
                 home=here,
@@ -184,14 +199,20 @@ async def _publish(
                 title=title,
                 ports=ports,
                 relays=relays,
+                capacity=capacity,
             ) as listener,
+            asyncio.TaskGroup() as group,
         ):
             served.append(listener)
             ready(name, endpoint, control.path, name, instance=instance.public.hex(), to=to)
             if proxy is not None:
-                await proxy.run(listener)
+                work = proxy.run(listener)
             else:
-                await (publish_udp if udp else pass_on)(listener, server)
+                work = (publish_udp if udp else pass_on)(listener, server)
+            serving = group.create_task(work)
+            await listener.drained()
+            serving.cancel()
+            say("drained: the last session has ended")
 
 
 async def draft_instance(name: str, instance: bytes, title: str, ports: tuple[int, ...] = ()) -> None:
@@ -219,6 +240,7 @@ def forward(
         list[str] | None, typer.Option("--relay", help="Name of a relay where providers that move find us; repeat.")
     ] = None,
     udp: Annotated[bool, typer.Option("--udp", help="The clients are ones for UDP.")] = False,
+    sticky: Annotated[bool, typer.Option("--sticky", help="Stay with one instance as long as it is healthy.")] = False,
 ) -> None:
     """Give unmodified TCP or UDP clients a local port that leads to a service, until stopped."""
     from blockcloud.cli.policy import read_grant
@@ -228,7 +250,8 @@ def forward(
     place, own = address_argument(listen), address_argument(source)
     key = SigningKey.load(identity) if identity is not None else SigningKey.generate()
     credentials = Credentials(parse_name(role) if role else "", read_grant(grant) if grant is not None else b"")
-    serve_until_stopped(_forward(parse_name(name), place, own, key, credentials, relay_names(relay), udp))
+    relays = relay_names(relay)
+    serve_until_stopped(_forward(parse_name(name), place, own, key, credentials, relays, udp, sticky))
 
 
 async def _forward(
@@ -239,6 +262,7 @@ async def _forward(
     credentials: Credentials,
     relays: tuple[str, ...],
     udp: bool,
+    sticky: bool,
 ) -> None:
     from blockcloud.sdk import ChainResolver
     from blockcloud.service_access.connector import Connector
@@ -251,7 +275,8 @@ async def _forward(
         await listening(endpoint.start(*own))
         resolver = ChainResolver(client)
         await endpoint.relays.join(relays, resolver)
-        forwarder = (UdpForwarder if udp else Forwarder)(name, Connector(endpoint, resolver, credentials))
+        connector = Connector(endpoint, resolver, credentials, sticky=key.public if sticky else b"")
+        forwarder = (UdpForwarder if udp else Forwarder)(name, connector)
         host, port = await listening(forwarder.start(*place))
 
         def status() -> dict[str, Any]:
@@ -261,7 +286,7 @@ async def _forward(
         try:
             async with Control(endpoint, FORWARD, status) as control:
                 ready(name, endpoint, control.path, FORWARD, listening=f"{host}:{port}")
-                await asyncio.get_running_loop().create_future()
+                await connector.keep_fresh()
         finally:
             await forwarder.close()
 
@@ -273,13 +298,20 @@ def move(
         typer.Option("--to", help="HOST:PORT (TLS), quic:HOST:PORT or unix:PATH to be at from now on; repeat."),
     ] = None,
     status: Annotated[bool, typer.Option("--status", help="Move nothing; show the running sessions.")] = False,
+    drain: Annotated[
+        bool, typer.Option("--drain", help="Take no new sessions; the publish ends when the last one has ended.")
+    ] = False,
+    undo: Annotated[bool, typer.Option("--undo-drain", help="Take new sessions again.")] = False,
 ) -> None:
-    """Tell a running publish, forward or proxy to move its service-access endpoint, live."""
-    if bool(to) == status:
-        raise typer.BadParameter("say where: --to HOST:PORT (or ask with --status)")
+    """Tell a running publish, forward or proxy to move its service-access endpoint, live; or a publish to drain."""
+    if [bool(to), status, drain, undo].count(True) != 1:
+        raise typer.BadParameter("say where: --to HOST:PORT (or ask with --status, or --drain a publish)")
     for each in to or ():
         link_address_argument(each)
     path = home().control_path(what if what in (FORWARD, PROXY) else f"publish-{parse_name(what)}")
+    if drain or undo:
+        show(asyncio.run(ask(path, {"op": "drain", "undo": undo})), as_json=options.as_json)
+        return
     show(asyncio.run(_move(path, to or [])), as_json=options.as_json)
 
 
@@ -297,12 +329,18 @@ async def _move(path: Path, to: list[str]) -> dict[str, Any]:
 class Control:
     """The control socket of a running publish or forward, in the home's `run` folder."""
 
-    def __init__(self, endpoint: ServiceEndpoint, name: str, status: Callable[[], dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        endpoint: ServiceEndpoint,
+        name: str,
+        status: Callable[[], dict[str, Any]],
+        more: Mapping[str, Handler] | None = None,
+    ) -> None:
         from blockcloud.service_access.control import ControlServer, endpoint_operations
         from blockcloud.service_access.control_table import table_operations
 
         self.path = home().control_path(name)
-        operations = {**endpoint_operations(endpoint, status), **table_operations(endpoint)}
+        operations = {**endpoint_operations(endpoint, status), **table_operations(endpoint), **(more or {})}
         self._server = ControlServer(self.path, operations)
 
     async def __aenter__(self) -> Control:

@@ -25,7 +25,7 @@ app.info.no_args_is_help = False
 
 @app.callback(invoke_without_command=True)
 def table(context: typer.Context, of: Of = "") -> None:
-    """Show the service table: the rules with counters and ages, and the connects that wait for a verdict."""
+    """Show the service table: rules with counters and ages, what is measured of instances, what waits for a verdict."""
     if context.invoked_subcommand is None:
         show(asyncio.run(_table(of)), as_json=options.as_json)
     elif of:
@@ -40,8 +40,8 @@ async def _table(of: str) -> dict[str, Any]:
         rules += page["rules"]
         if not page["more"]:
             break
-    waiting = await ask(path, {"op": "waiting"})
-    return {"of": path.stem, "rules": rules, **waiting, "last_event": page["last_event"]}
+    instances, waiting = await ask(path, {"op": "instances"}), await ask(path, {"op": "waiting"})
+    return {"of": path.stem, "rules": rules, **instances, **waiting, "last_event": page["last_event"]}
 
 
 @app.command()

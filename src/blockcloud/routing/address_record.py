@@ -33,6 +33,7 @@ _SEQUENCE: Final = -65537
 _SERVICE_FILE: Final = -65538
 _ENDPOINTS: Final = -65539
 _LOAD: Final = -65540
+_DRAINING: Final = -65541  # optional: true, or not there
 _CLAIMS: Final = frozenset({_SUBJECT, _EXPIRES, _ISSUED, _SEQUENCE, _SERVICE_FILE, _ENDPOINTS, _LOAD})
 
 _PROTOCOL = re.compile(r"[a-z][a-z0-9+-]{0,15}", re.ASCII)
@@ -56,7 +57,8 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class AddressRecord:
-    """`load` is what the instance measured, in thousandths of its capacity. `service_file_hash`: 32 bytes or empty."""
+    """`load` is what the instance measured, in thousandths of its capacity. `draining`: it takes no new sessions, but
+    those that it has must still find it. `service_file_hash`: 32 bytes or empty."""
 
     name: str
     instance_key: bytes
@@ -66,6 +68,7 @@ class AddressRecord:
     service_file_hash: bytes
     endpoints: tuple[Endpoint, ...]
     load: int = 0
+    draining: bool = False
 
 
 def sign_record(record: AddressRecord, key: SigningKey) -> bytes:
@@ -83,6 +86,8 @@ def sign_record(record: AddressRecord, key: SigningKey) -> bytes:
         _ENDPOINTS: endpoints,
         _LOAD: record.load,
     }
+    if record.draining:
+        claims[_DRAINING] = True
     return sign1(claims, MEDIA_TYPE, key)
 
 
@@ -93,7 +98,7 @@ def read_record(data: bytes) -> AddressRecord:
     """
     opened = open_sign1(data, MEDIA_TYPE, limit=ADDRESS_RECORD_BYTES)
     claims = opened.claims
-    if claims.keys() != _CLAIMS:
+    if claims.keys() - {_DRAINING} != _CLAIMS or claims.get(_DRAINING, True) is not True:
         raise InvalidAddressRecord("a claim is missing, or one is unknown")
     record = AddressRecord(
         _text(claims[_SUBJECT]),
@@ -104,6 +109,7 @@ def read_record(data: bytes) -> AddressRecord:
         _digest_or_empty(claims[_SERVICE_FILE]),
         _endpoints(claims[_ENDPOINTS]),
         _integer(claims[_LOAD], LOAD_MAX),
+        _DRAINING in claims,
     )
     _check(record)
     return record

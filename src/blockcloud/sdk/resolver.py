@@ -196,7 +196,7 @@ class ChainResolver:
         if not live and problem is not None and (not answered or isinstance(problem, PeerFault)):
             raise problem
         return tuple(
-            Instance(item.instance_key, item.endpoints, item.sequence, item.expires_s, item.load)
+            Instance(item.instance_key, item.endpoints, item.sequence, item.expires_s, item.load, item.draining)
             for item in sorted(live, key=lambda item: (item.load, item.instance_key))
         )
 

@@ -21,6 +21,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from blockcloud.primitives.hashes import sha256
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.primitives.names import parse_name
 from blockcloud.sdk.client import AsyncClient
@@ -37,6 +38,7 @@ from blockcloud.service_access.connector import CONNECT_TIMEOUT_MS, Connector
 from blockcloud.service_access.endpoint import ServiceEndpoint
 from blockcloud.service_access.listener import DEFAULT_ADDRESS, Listener
 from blockcloud.service_access.listener import listen as listen_at
+from blockcloud.service_access.load import CAPACITY_SESSIONS
 from blockcloud.service_access.session import SessionParameters
 from blockcloud.service_access.stream import Session
 
@@ -77,6 +79,7 @@ async def listen(
     lease_s: int = DEFAULT_LEASE_S,
     parameters: SessionParameters | None = None,
     relays: Sequence[str] = (),
+    capacity: int = CAPACITY_SESSIONS,
 ) -> AsyncIterator[Listener]:
     """Serve `name` from the instance of `home` at `address`; leaving the block withdraws it.
 
@@ -84,9 +87,10 @@ async def listen(
     The first time, the name's owner must say so to the ledger: `key` (a file or a key, default: see `Home.key_path`)
     signs, for `account` where that is not the key's own (see `Home.acts_for`), and `cosigners` with it; `title` and
     `ports` (where programs expect the service) go into the service file if the name has none yet. Later, no owner's key
-    is needed. `endpoint` is one that listens already, for those who have a use for it beside this. With `relays`
-    (names, at most three) consumers that cannot reach `address` come through one of these. Raises BadConfiguration,
-    UnknownName, what the ledger rejects with, Unreachable, TimedOut, TooManyRelays.
+    is needed. `endpoint` is one that listens already, for those who have a use for it beside this; with `capacity`
+    sessions the instance says that it is full. With `relays` (names, at most three) consumers that cannot reach
+    `address` come through one of these. Raises BadConfiguration, UnknownName, what the ledger rejects with, Unreachable,
+    TimedOut, TooManyRelays.
     """
     folder = home if isinstance(home, Home) else Home.find(home)
     name, instance = parse_name(name), folder.instance_key()
@@ -117,6 +121,7 @@ async def listen(
                 lease_s=lease_s,
                 service_file_hash=file_hash,
                 gate=gate,
+                capacity=capacity,
             )
             listener = await stack.enter_async_context(serving)
             listener.decisions = decisions.counts
@@ -140,6 +145,7 @@ async def connect(
     role: str = "",
     grant: bytes = b"",
     relays: Sequence[str] = (),
+    sticky: bool = False,
 ) -> Session:
     """A session with the best instance of `name` that proves to be one, within `timeout_ms`.
 
@@ -147,11 +153,14 @@ async def connect(
     `role` to act in and a `grant` (`grants.parse_grant`). With `address` this side listens there, so that a
     provider that moves can dial it, which is quicker than being told; without, it is told over the session. With
     `relays` (names) a provider that moves can dial it through one of these. What the session needs goes when the
-    session ends. Raises as `Connector.connect`, BadConfiguration, and why no relay takes us.
+    session ends. `sticky`: the same identity, or without one the same home, gets the same instance as long as that one
+    is healthy, though another may be nearer. Raises as `Connector.connect`, BadConfiguration, and why no relay takes
+    us.
     """
     name = parse_name(name)
     async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(open_client(home, api=api))
+        folder = home if isinstance(home, Home) else Home.find(home)
+        client = await stack.enter_async_context(open_client(folder, api=api))
         endpoint = _OwnEndpoint(identity or SigningKey.generate(), parameters=parameters)
         stack.push_async_callback(endpoint.close)
         endpoint.moved.append(client.transport.renew)
@@ -159,7 +168,9 @@ async def connect(
             await endpoint.start(*address)
         resolver = ChainResolver(client)
         await endpoint.relays.join(relays, resolver)
-        session = await Connector(endpoint, resolver, Credentials(role, grant)).connect(name, timeout_ms=timeout_ms)
+        asker = (identity.public if identity is not None else sha256(bytes(folder.path.resolve()))) if sticky else b""
+        connector = Connector(endpoint, resolver, Credentials(role, grant), sticky=asker)
+        session = await connector.connect(name, timeout_ms=timeout_ms)
         endpoint.follow(session, stack.pop_all())
         return session
 

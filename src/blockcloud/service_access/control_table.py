@@ -3,6 +3,7 @@
     {"op": "rules"}                                                ->  {"ok": true, "rules": [...], "more": false}
     {"op": "add-rule", "pattern": "*.lab", "action": "delay"}      ->  {"ok": true, "rule": 7}
     {"op": "remove-rule", "rule": 7}                               ->  {"ok": true}
+    {"op": "instances"}                                            ->  {"ok": true, "instances": [...]}
     {"op": "waiting"}                                              ->  {"ok": true, "waiting": [...]}
     {"op": "verdict", "id": 3, "action": "drop", "reason": "..."}  ->  {"ok": true, "name": "a.lab"}
     {"op": "subscribe", "events": ["miss"], "since": 12, "decide": true}
@@ -34,6 +35,7 @@ from blockcloud.service_access.verdicts import REASON_CHARACTERS, Fate, Verdict
 
 PAGE_BYTES: Final = 32 * 1024  # of rules in one answer, which is one line; one rule has less
 WAITING_SHOWN: Final = 100
+INSTANCES_SHOWN: Final = 100
 EVENTS_AT_ONCE: Final = 64
 JOURNAL_BYTES: Final = 8
 USERS_ACTIONS: Final = (Action.FORWARD, Action.DELAY, Action.DROP)
@@ -81,6 +83,28 @@ class TableControl:
         """Take a rule of the user out. Raises Malformed, UnknownRule."""
         self._table.remove_users(_integer(request, "rule", None), self._endpoint.now_ms())
         return {}
+
+    async def instances(self, _: dict[str, Any]) -> dict[str, Any]:
+        """What is known of the instances behind learned rules: what they say of themselves, and what was measured."""
+        now_ms = self._endpoint.now_ms()
+        self._table.expire(now_ms)
+        shown = []
+        for name, instance in self._table.learned_instances()[:INSTANCES_SHOWN]:
+            standing = self._endpoint.choice.standing(instance.key)
+            measured = standing.round_trip_ms
+            shown.append(
+                {
+                    "name": name,
+                    "key": instance.key.hex(),
+                    "load": instance.load,
+                    "draining": instance.draining,
+                    "round_trip_ms": None if measured is None else round(measured, 2),
+                    "sessions": standing.in_flight,
+                    "failures": standing.failures,
+                    "healthy": standing.is_healthy(now_ms),
+                }
+            )
+        return {"instances": shown}
 
     # --- verdicts ---------------------------------------------------------------------------------------------------
 
@@ -176,6 +200,7 @@ def table_operations(endpoint: ServiceEndpoint) -> dict[str, Handler | Stream]:
         "rules": table.rules,
         "add-rule": table.add_rule,
         "remove-rule": table.remove_rule,
+        "instances": table.instances,
         "waiting": table.waiting,
         "verdict": table.verdict,
         "subscribe": Stream(table.subscribe),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import socket
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
@@ -25,7 +26,7 @@ from blockcloud.primitives.keys import SigningKey
 from blockcloud.primitives.limits import MOVED_ADDRESSES, SESSIONS
 from blockcloud.service_access.addresses import QUIC, RELAY, TLS, Address
 from blockcloud.service_access.admission import NO_CREDENTIALS, Credentials, Gate
-from blockcloud.service_access.errors import AlreadyListening, UnexpectedFrame
+from blockcloud.service_access.errors import AlreadyListening, SessionLost, UnexpectedFrame
 from blockcloud.service_access.frames import (
     RESUME_NONCE_BYTES,
     Admitted,
@@ -45,6 +46,7 @@ from blockcloud.service_access.peer_search import PeerSearch
 from blockcloud.service_access.reception import Reception
 from blockcloud.service_access.redial import Redialler
 from blockcloud.service_access.relay.places import RelayPlaces
+from blockcloud.service_access.replica_choice import ReplicaChoice
 from blockcloud.service_access.resolution import Resolver
 from blockcloud.service_access.service_table import Action, Rule, ServiceTable
 from blockcloud.service_access.session import Role, SessionCore, SessionParameters, State
@@ -96,6 +98,9 @@ class ServiceEndpoint:
         self.faults: Counter[str] = Counter()  # by error code: what peers did wrong
         self.sessions: dict[bytes, Session] = {}
         self.moved: list[Callable[[], None]] = []  # called after the endpoint has a new address
+        self.ended: list[Callable[[Session], None]] = []  # called after a session has ended
+        self.draining: set[str] = set()  # bound names that take no new sessions
+        self.choice = ReplicaChoice(secrets.randbelow)
         self.kinds = link_kinds(self.parameters)
         self.relays = RelayPlaces(key, source=lambda: self.source, incoming=self._relayed, changed=self._relays_changed)
         self._names: dict[str, BoundName] = {}
@@ -203,6 +208,7 @@ class ServiceEndpoint:
     def unbind_name(self, name: str) -> None:
         """Answer for `name` no more; sessions go on."""
         self.table.remove(self._names.pop(name).rule, self.now_ms())
+        self.draining.discard(name)
 
     def bound_name(self, name: str) -> BoundName | None:
         """What answers for `name`."""
@@ -269,13 +275,7 @@ class ServiceEndpoint:
         hello_frame = encode_handshake(Kind.HELLO, initiator.hello())
         link = await self._dial(address, instance, timeout_ms, hello_frame)
         try:
-            async with time_limit(timeout_ms, "the peer did not finish its handshake"):
-                reply = await link.next_frame()
-            if isinstance(reply, Rst):
-                raise refusal(reply)
-            if not isinstance(reply, HandshakeFrame) or reply.kind is not Kind.REPLY:
-                raise UnexpectedFrame("REPLY was expected", frame=type(reply).__name__)
-            finish = initiator.receive(reply.message, link.binding)
+            finish, round_trip_ms = await self._greet(link, initiator, timeout_ms)
             hello = read_hello(initiator.peer_payload)
             link.send(encode_handshake(Kind.FINISH, finish))
             if hello.guarded:
@@ -286,8 +286,36 @@ class ServiceEndpoint:
         addresses = (address, *(each for each in hello.addresses if each != address))[:MOVED_ADDRESSES]
         hello = SessionHello(hello.window, addresses)
         session = self.new_session(Role.INITIATOR, initiator.secret, hello, name=name, peer_key=initiator.peer_key)
+        session.statistics.round_trip_ms = round_trip_ms
+        self.choice.measured(session.peer_key, round_trip_ms, self.now_ms())
+        self.choice.began(session.peer_key)
         session.adopt(link, 0)
         return session
+
+    async def probe(self, name: str, address: Address, key: bytes, *, timeout_ms: float) -> float:
+        """How long the instance with `key` takes to prove itself at `address`, in ms. No session begins.
+
+        Raises as `open`.
+        """
+        randomness = os.urandom(RANDOMNESS_BYTES)
+        initiator = Initiator(key=self.key, purpose=PURPOSE, target=name, expected=(key,), randomness=randomness)
+        link = await self._dial(address, key, timeout_ms, encode_handshake(Kind.HELLO, initiator.hello()))
+        try:
+            return (await self._greet(link, initiator, timeout_ms))[1]
+        finally:
+            link.abort()
+
+    async def _greet(self, link: Link, initiator: Initiator, timeout_ms: float) -> tuple[bytes, float]:
+        """(the FINISH to send, how long the provider took to prove itself). HELLO has just been sent."""
+        asked_ms = self.now_ms()
+        async with time_limit(timeout_ms, "the peer did not finish its handshake"):
+            reply = await link.next_frame()
+        if isinstance(reply, Rst):
+            raise refusal(reply)
+        if not isinstance(reply, HandshakeFrame) or reply.kind is not Kind.REPLY:
+            raise UnexpectedFrame("REPLY was expected", frame=type(reply).__name__)
+        round_trip_ms = self.now_ms() - asked_ms
+        return initiator.receive(reply.message, link.binding), round_trip_ms
 
     async def resume(self, session: Session, address: Address, *, timeout_ms: float) -> None:
         """Give `session` a new link to `address`, from our present address.
@@ -329,6 +357,12 @@ class ServiceEndpoint:
         """Forget a session."""
         self.sessions.pop(session.core.session_id, None)
         self._redialler.stop(session)
+        if session.role is Role.INITIATOR:
+            self.choice.ended(session.peer_key)
+            if isinstance(session.error, SessionLost):
+                self.choice.failed(session.peer_key, self.now_ms())
+        for callback in list(self.ended):
+            callback(session)
 
     # --- moving -----------------------------------------------------------------------------------------------------
 

@@ -84,6 +84,13 @@ class TooMany(PeerFault):
     hint = "Try again later."
 
 
+class Draining(PeerFault):
+    """The instance takes no new sessions; those that it has go on."""
+
+    code = "draining"
+    hint = "Connect again: other instances of the name may be there, or come."
+
+
 class SessionEnded(BlockCloudError):
     """The session is over; it cannot be read from or written to."""
 

@@ -16,7 +16,7 @@ from blockcloud.primitives.codec import encode
 from blockcloud.primitives.errors import Busy, PeerFault, TimedOut, Unreachable
 from blockcloud.primitives.limits import HALF_OPEN_HANDSHAKES, HANDSHAKE_SECONDS, SESSIONS
 from blockcloud.service_access.admission import AccessRequest
-from blockcloud.service_access.errors import TooMany, UnexpectedFrame, UnknownSession
+from blockcloud.service_access.errors import Draining, TooMany, UnexpectedFrame, UnknownSession
 from blockcloud.service_access.frames import (
     RESUME_NONCE_BYTES,
     Admitted,
@@ -100,7 +100,10 @@ class Reception:
             randomness=os.urandom(RANDOMNESS_BYTES),
             payload=payload,
         )
-        link.send(encode_handshake(Kind.REPLY, responder.receive_hello(first.message)))
+        reply = responder.receive_hello(first.message)
+        if responder.target in endpoint.draining:
+            raise Draining(name=responder.target)
+        link.send(encode_handshake(Kind.REPLY, reply))
         await asyncio.sleep(0)  # the reply is on its way, and both sides compute at the same time
         responder.agree()
         finish = await link.next_frame()

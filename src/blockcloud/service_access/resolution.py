@@ -33,13 +33,15 @@ class NoInstances(BlockCloudError):
 
 @dataclass(frozen=True)
 class Instance:
-    """One replica: its key, where it is, and how loaded it says it is (0 idle to 1,000 full)."""
+    """One replica: its key, where it is, how loaded it says it is (0 idle to 1,000 full), and whether it is `draining`:
+    it takes no new sessions."""
 
     key: bytes
     endpoints: tuple[Endpoint, ...]
     sequence: int
     lease_until_s: int
     load: int = 0
+    draining: bool = False
 
     def addresses(self) -> list[Address]:
         """Where it can be dialled from here, best first."""
@@ -48,6 +50,10 @@ class Instance:
     def priority(self) -> int:
         """Of the best of `addresses`, of which there must be one."""
         return self._dialled()[0].priority
+
+    def weight(self) -> int:
+        """Of the same."""
+        return self._dialled()[0].weight
 
     def _dialled(self) -> list[Endpoint]:
         known = (each for each in self.endpoints if each.protocol in DIALLED_KINDS)

@@ -216,6 +216,23 @@ class ServiceTable:
         """Names with learned rules, longest unchanged first."""
         return list(self._learned)
 
+    def learned_instances(self) -> list[tuple[str, Instance]]:
+        """(name, instance) behind each learned rule."""
+        return [
+            (name, instance)
+            for name, answer in self._answers.items()
+            for instance in answer.instances
+            if instance.key in self._learned[name]
+        ]
+
+    def names_used_since(self, since_ms: float) -> list[str]:
+        """Those of them that somebody has connected to since then."""
+        return [
+            name
+            for name, rules in self._learned.items()
+            if any(each.last_used_ms >= since_ms for each in rules.values())
+        ]
+
     def used(self, name: str, key: bytes, now_ms: float) -> None:
         """A connect to `name` has led to the instance with `key`: count it, if that is a learned rule."""
         rule = self._learned.get(name, {}).get(key)
@@ -224,13 +241,12 @@ class ServiceTable:
             rule.last_used_ms = now_ms
 
     def _learn(self, name: str, instance: Instance, addresses: tuple[Address, ...], now_ms: float, now_s: int) -> Rule:
-        first = min(instance.endpoints, key=lambda each: each.priority)
         rule = Rule(
             name,
             Action.FORWARD,
             addresses,
-            first.priority,
-            first.weight,
+            instance.priority(),
+            instance.weight(),
             hard_timeout_ms=_lease_ms(instance, now_s),
             origin=Origin.RECORD,
             key=instance.key,

@@ -152,6 +152,8 @@ class Statistics:
     datagrams_sent: int = 0
     datagrams_received: int = 0
     datagrams_dropped: int = 0  # of ours: no link took them; of the peer's: the program was too slow
+    round_trip_ms: float = 0.0  # of the newest ping that was answered, or of the handshake
+    round_trip_at_ms: float = 0.0  # when that was
 
 
 class SessionCore:
@@ -423,7 +425,7 @@ class SessionCore:
         if counter != self.link or not self.linked or self.state is _FAILED:
             return
         self._heard_ms = now_ms
-        self._ping_at_ms = None
+        pinged_ms, self._ping_at_ms = self._ping_at_ms, None
         if type(frame) is Data:
             incoming = self.incoming
             self.statistics.bytes_read += incoming.receive(frame)
@@ -453,8 +455,9 @@ class SessionCore:
                 if len(self._control) >= CONTROL_FRAMES:
                     raise UnexpectedFrame("the peer asks for more answers than it takes", limit=CONTROL_FRAMES)
                 self._queue(encode_frame(Pong(number)))
-            case Pong():
-                pass
+            case Pong(number=number):
+                if pinged_ms is not None and number == self._ping_number:
+                    self.statistics.round_trip_ms, self.statistics.round_trip_at_ms = now_ms - pinged_ms, now_ms
             case Moved():
                 self._peer_moved(frame, now_ms)
             case Fin():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import os
 import secrets
@@ -119,7 +118,8 @@ async def _proxy(faces: Faces, key: SigningKey, credentials: Credentials) -> Non
         endpoint = await stack.enter_async_context(ServiceEndpoint(key))
         await listening(endpoint.start(*faces.source))
         resolver = ChainResolver(client)
-        running = await _start(stack, faces, Connector(endpoint, resolver, credentials), resolver)
+        connector = Connector(endpoint, resolver, credentials)
+        running = await _start(stack, faces, connector, resolver)
 
         def status() -> dict[str, Any]:
             return _status(running)
@@ -128,7 +128,7 @@ async def _proxy(faces: Faces, key: SigningKey, credentials: Credentials) -> Non
         where = {kind: "{}:{}".format(*front.addresses[0]) for kind, front in running.fronts.items()}
         ready(PROXY, endpoint, control.path, PROXY, **where)
         _say_how(where)
-        await asyncio.get_running_loop().create_future()
+        await connector.keep_fresh()
 
 
 async def _start(stack: AsyncExitStack, faces: Faces, connector: Connector, resolver: Any) -> Running:

@@ -163,7 +163,17 @@ class SessionCore:
         *("dial_due_ms", "error", "link", "linked", "parameters", "peer_addresses", "role", "session_id", "state"),
         *("statistics", "_acknowledge_bytes", "acknowledge_due_ms", "_acknowledged", "_control", "_gap_from_ms"),
         *("_heard_ms", "_highest_counter", "_moved_at_ms", "_moved_counter", "_moved_tokens", "_peer_moved_counter"),
-        *("_ping_at_ms", "_ping_number", "_progress_ms", "_secret", "_since_ms", "datagrams", "incoming", "outgoing"),
+        *(
+            "_ping_at_ms",
+            "_ping_number",
+            "_pinged_ms",
+            "_progress_ms",
+            "_secret",
+            "_since_ms",
+            "datagrams",
+            "incoming",
+            "outgoing",
+        ),
         *("_unacknowledged_frames", "_unanswered_ms"),
     )
 
@@ -198,6 +208,7 @@ class SessionCore:
         self._heard_ms = now_ms
         self._ping_at_ms: float | None = None  # of the ping that has no answer yet
         self._ping_number = 0
+        self._pinged_ms = 0.0  # when the newest ping was sent, whatever has come since
         self._unanswered_ms = now_ms  # since when the peer owes an acknowledgement, if it does
         # Well below the buffer, or the credit that is held back could be all that the peer waits for.
         self._acknowledge_bytes = min(self.parameters.acknowledge_after_bytes, self.parameters.buffer_bytes // 4 + 1)
@@ -425,7 +436,7 @@ class SessionCore:
         if counter != self.link or not self.linked or self.state is _FAILED:
             return
         self._heard_ms = now_ms
-        pinged_ms, self._ping_at_ms = self._ping_at_ms, None
+        self._ping_at_ms = None
         if type(frame) is Data:
             incoming = self.incoming
             self.statistics.bytes_read += incoming.receive(frame)
@@ -456,8 +467,9 @@ class SessionCore:
                     raise UnexpectedFrame("the peer asks for more answers than it takes", limit=CONTROL_FRAMES)
                 self._queue(encode_frame(Pong(number)))
             case Pong(number=number):
-                if pinged_ms is not None and number == self._ping_number:
-                    self.statistics.round_trip_ms, self.statistics.round_trip_at_ms = now_ms - pinged_ms, now_ms
+                if number == self._ping_number and number:
+                    self.statistics.round_trip_ms = now_ms - self._pinged_ms
+                    self.statistics.round_trip_at_ms = now_ms
             case Moved():
                 self._peer_moved(frame, now_ms)
             case Fin():
@@ -547,7 +559,7 @@ class SessionCore:
         if self._ping_at_ms is not None:
             return now_ms >= self._dead_at_ms()
         if now_ms >= self._heartbeat_at_ms():
-            self._ping_at_ms = now_ms
+            self._ping_at_ms = self._pinged_ms = now_ms
             self._ping_number += 1
             self._queue(encode_frame(Ping(self._ping_number)))
         return False

@@ -65,11 +65,19 @@ def lived(history: list[tuple[bytes, str, float]], seed: int) -> tuple[ReplicaCh
     return choice, now_ms
 
 
-@given(candidates=CANDIDATES, history=HISTORY, seed=st.integers(0, 99), sticky=st.sampled_from((b"", ASKER)))
+@given(
+    candidates=CANDIDATES,
+    history=HISTORY,
+    down=st.sets(st.sampled_from(KEYS[:4])),
+    seed=st.integers(0, 99),
+    sticky=st.sampled_from((b"", ASKER)),
+)
 def test_never_a_draining_or_sick_one_while_there_is_another(
-    candidates: list[Candidate], history: list[tuple[bytes, str, float]], seed: int, sticky: bytes
+    candidates: list[Candidate], history: list[tuple[bytes, str, float]], down: set[bytes], seed: int, sticky: bytes
 ) -> None:
     choice, now_ms = lived(history, seed)
+    for key in sorted(down) * UNHEALTHY_AFTER:
+        choice.failed(key, now_ms)
     order = choice.rank(NAME, candidates, now_ms, sticky=sticky)
     stay = [each for each in candidates if not each.draining]
     assert {each.key for each in order} == {each.key for each in stay or candidates}

@@ -89,8 +89,8 @@ async def listen(
     `ports` (where programs expect the service) go into the service file if the name has none yet. Later, no owner's key
     is needed. `endpoint` is one that listens already, for those who have a use for it beside this; with `capacity`
     sessions the instance says that it is full. With `relays` (names, at most three) consumers that cannot reach
-    `address` come through one of these. Raises BadConfiguration, UnknownName, what the ledger rejects with, Unreachable,
-    TimedOut, TooManyRelays.
+    `address` come through one of these. Raises BadConfiguration, UnknownName, what the ledger rejects with,
+    Unreachable, TimedOut, TooManyRelays.
     """
     folder = home if isinstance(home, Home) else Home.find(home)
     name, instance = parse_name(name), folder.instance_key()

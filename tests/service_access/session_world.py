@@ -7,7 +7,7 @@ from collections import deque
 
 from blockcloud.primitives.hashes import sha256
 from blockcloud.service_access.errors import FencedLink, UnknownSession
-from blockcloud.service_access.frames import Challenge, Frame, FrameDecoder, Proof, Resume
+from blockcloud.service_access.frames import Challenge, Frame, FrameDecoder, Proof, Resume, Rst, encode_frame
 from blockcloud.service_access.session import Attempt, Role, SessionCore, SessionParameters, State
 
 BUFFER_BYTES = 600
@@ -119,7 +119,8 @@ class SessionWorld:
                 for older in self.links:
                     if older is not link and older.counter[side] is not None:
                         self.kill(older)
-        except (FencedLink, UnknownSession):
+        except (FencedLink, UnknownSession) as refused:
+            link.to[1 - side].append(encode_frame(Rst(refused.code, "")))
             self.kill(link)
 
     def _bound(self, link: SimLink, side: int, attempt: Attempt) -> None:

@@ -459,6 +459,7 @@ class SessionCore:
                 self.datagrams.put(payload)
                 self.statistics.datagrams_received += 1
                 self.statistics.datagrams_dropped += self.datagrams.dropped - before
+                self._progressed(now_ms)
             case Ack(received=received, limit=limit):
                 self.outgoing.acknowledge(received, limit)
                 self._progressed(now_ms)
@@ -476,6 +477,8 @@ class SessionCore:
                 self.incoming.receive_fin(frame)
                 self._progressed(now_ms)
                 self._queue_acknowledgement()
+            case Rst(code=FencedLink.code):
+                return  # both dialled at once, and the peer took its own link: this one is done for, not the session
             case Rst(code=code, reason=reason):
                 if self.state is State.ATTACHED:
                     self._fail(SessionReset(f"the peer reset the session: {reason}", reset_code=code))

@@ -12,8 +12,8 @@ from typing import Final, Protocol
 from blockcloud.primitives.errors import BlockCloudError, PeerFault
 from blockcloud.primitives.limits import SESSION_DATAGRAM_BYTES
 from blockcloud.service_access.addresses import Address
-from blockcloud.service_access.errors import DatagramTooLarge, SessionEnded
-from blockcloud.service_access.frames import Data, Frame
+from blockcloud.service_access.errors import DatagramTooLarge, FencedLink, SessionEnded
+from blockcloud.service_access.frames import Data, Frame, Rst
 from blockcloud.service_access.links.link import Link
 from blockcloud.service_access.session import Role, SessionCore, State, Statistics
 
@@ -307,6 +307,8 @@ class Session:
         self.core.receive(link.counter, frame, self._loop.time() * 1_000)
         if type(frame) is not Data:
             self._unsettled = True
+            if isinstance(frame, Rst) and frame.code == FencedLink.code:
+                link.abort()  # a newer link comes, or is looked for when this one is gone
 
     def link_settled(self, link: Link) -> None:
         """See what has changed. After nothing but data, that is little."""

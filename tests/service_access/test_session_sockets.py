@@ -178,7 +178,7 @@ async def test_move_without_a_word_is_found_through_the_registry(world: World) -
     provider.drop_link()
     await provider.write(b"found")
     assert await bounded(consumer.read()) == b"found"
-    assert world.registry.resolved == 2
+    assert world.registry.resolved >= 2
 
 
 def listener_key(instances: dict[bytes, object]) -> bytes:

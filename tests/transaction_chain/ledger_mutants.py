@@ -226,9 +226,10 @@ LEDGER = [
     Mutant(
         "seats that stay keep the weights of before",
         SERVICE_ERAS,
-        "    seats = _weighted(state, _next_seats(state, context))\n",
+        "    seats = _salted(state, _weighted(state, _next_seats(state, context)), beacon)\n",
         "    seats = _next_seats(state, context)\n"
-        "    seats = seats if seats == context.plan.seats else _weighted(state, seats)\n",
+        "    same = [seat.node_key for seat in seats] == [seat.node_key for seat in context.plan.seats]\n"
+        "    seats = context.plan.seats if same else _salted(state, _weighted(state, seats), beacon)\n",
         ROUNDS,
     ),
     Mutant(
@@ -283,8 +284,8 @@ LEDGER = [
     Mutant(
         "the beacon leaves out the reveals",
         SERVICE_ERAS,
-        "beacon=next_beacon(plan.beacon, plan.era, reveals.values)",
-        "beacon=next_beacon(plan.beacon, plan.era, ())",
+        "beacon = next_beacon(plan.beacon, plan.era, reveals.values)",
+        "beacon = next_beacon(plan.beacon, plan.era, ())",
         NETWORK,
     ),
     Mutant(

@@ -37,6 +37,7 @@ SERVICE_ACCESS_ADAPTORS = (
     *"peer_search reception redial splice steering stream tls udp_flow udp_forward udp_publish".split(),
 )
 RELAY_ADAPTORS = "control_stream dialling pipe places registration server".split()
+FEED_ADAPTORS = "announcing coap collecting following http intake mqtt node outbox serving".split()
 EDGE_ADAPTORS = "streams exchange upstream signing_proxy caching_node".split()
 PROXY_ADAPTORS = "dns_stub http_proxy local_services socks_proxy".split()
 ADAPTORS = (
@@ -49,6 +50,7 @@ ADAPTORS = (
     *(f"{PACKAGE}service_access/proxy/{name}.py" for name in PROXY_ADAPTORS),
     *(f"{PACKAGE}service_access/relay/{name}.py" for name in RELAY_ADAPTORS),
     *(f"{PACKAGE}service_access/edge/{name}.py" for name in EDGE_ADAPTORS),
+    *(f"{PACKAGE}service_access/edge/feed/{name}.py" for name in FEED_ADAPTORS),
     f"{PACKAGE}service_access/links/",
 )
 IMPURE_MODULES = frozenset(

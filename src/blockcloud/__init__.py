@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Final
 
 __version__ = "0.1.0"
 
-__all__ = ["AsyncClient", "Client", "Fetched", "Fetcher", "__version__", "connect", "fetch", "listen"]
+__all__ = ["AsyncClient", "Client", "Fetched", "Fetcher", "__version__", "connect", "fetch", "listen", "read_feed"]
 
 if TYPE_CHECKING:
     from blockcloud.sdk.client import AsyncClient
+    from blockcloud.sdk.feed import read_feed
     from blockcloud.sdk.fetching import Fetched, Fetcher, fetch
     from blockcloud.sdk.services import connect, listen
     from blockcloud.sdk.sync import Client
@@ -27,6 +28,7 @@ else:
         "connect": "blockcloud.sdk.services",
         "fetch": "blockcloud.sdk.fetching",
         "listen": "blockcloud.sdk.services",
+        "read_feed": "blockcloud.sdk.feed",
     }
 
     def __getattr__(name):

@@ -327,7 +327,7 @@ async def _move(path: Path, to: list[str]) -> dict[str, Any]:
 
 
 class Control:
-    """The control socket of a running publish or forward, in the home's `run` folder."""
+    """The control socket of a running publish or forward, in the home's `run` folder; `more` operations of its own."""
 
     def __init__(
         self,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 from typing import Final
 
 import aiomqtt
 import msgspec
 import structlog
 
-from blockcloud import __version__
 from blockcloud.service_access.addresses import HostPort
 from blockcloud.service_access.edge.feed import home_assistant
 from blockcloud.service_access.edge.feed.board import Board
@@ -58,7 +58,7 @@ class HomeAssistantPublisher:
 
     async def _show(self, client: aiomqtt.Client, sample: Sample) -> None:
         series = sample.reading.series
-        topic, payload = home_assistant.config(self._feed, sample, __version__)
+        topic, payload = home_assistant.config(self._feed, sample, importlib.metadata.version("blockcloud"))
         before = self.announced.get(series)
         if before != topic:
             if before is not None:  # it was a number and is a truth value now, or the other way round

@@ -55,8 +55,9 @@ async def served(stack: AsyncExitStack, folder: Path, content: bytes, port: int)
 
 @pytest.mark.long
 async def test_the_how_to_on_instances_and_rules_works_as_written(tmp_path: Path) -> None:
-    ports = {name: free_port() for name in ("8080", "8081", "9000")}
-    up, register, first, second, forward, table, drain, drop, elsewhere, remove, delay, watch, down = steps(ports)
+    ports = {name: free_port() for name in ("8080", "8081", "9000", "9001")}
+    up, register, first, second, forward, table, priced, limited, drain, *rules = steps(ports)
+    drop, elsewhere, remove, delay, watch, down = rules
     (tmp_path / "steer.py").write_text(program())
     port = ports["9000"]
     async with AsyncExitStack() as stack:
@@ -78,6 +79,9 @@ async def test_the_how_to_on_instances_and_rules_works_as_written(tmp_path: Path
         assert len(shown["instances"]) == 2
         assert sum(rule["matches"] for rule in shown["rules"] if rule["origin"] == "record") >= 2
         assert all(each["healthy"] and each["round_trip_ms"] > 0 for each in shown["instances"])
+        assert (await typed(tmp_path, priced))["service_file"]["bc:price"] == {"amount": "0.001", "unit": "request"}
+        await ready(stack, tmp_path, limited)
+        assert await fetch(ports["9001"]) in (b"one\n", b"two\n")
 
         assert (await typed(tmp_path, drain))["draining"]
         async with asyncio.timeout(STEP_SECONDS):

@@ -14,8 +14,12 @@ import pytest
 import blockcloud
 from blockcloud.primitives.errors import BadConfiguration
 from blockcloud.primitives.keys import SigningKey
+from blockcloud.routing.errors import InvalidPrice
+from blockcloud.sdk.publishing import list_content
+from blockcloud.sdk.resolver import ChainResolver
 from blockcloud.sdk.services import open_client
 from blockcloud.service_access.endpoint import ServiceEndpoint
+from blockcloud.service_access.errors import OtherPriceUnit, PriceAboveMaximum
 from blockcloud.service_access.listener import Listener
 from blockcloud.service_access.resolution import NoInstances, UnknownName
 from blockcloud.service_chain.rejections import NotNameOwner
@@ -115,6 +119,48 @@ async def test_an_endpoint_of_ones_own_is_used_and_left_open(home: Path) -> None
             assert listener.endpoint is endpoint
             assert await ask(home) == b"HELLO"
         assert endpoint.addresses
+
+
+async def test_nobody_begins_a_session_above_the_price_that_he_pays(home: Path) -> None:
+    async with blockcloud.listen(NAME, home=home) as listener, answering(listener):
+        assert await ask(home, max_price="0/request") == b"HELLO"  # nothing is posted
+    async with blockcloud.listen(NAME, home=home, price="0.002/request") as listener, answering(listener):
+        (served,) = listener.endpoint.table.rules()
+        for limit, refused in (("0.001999/request", PriceAboveMaximum), ("5/hour", OtherPriceUnit)):
+            with pytest.raises(refused, match=r"0\.002/request"):
+                await ask(home, max_price=limit)
+        with pytest.raises(InvalidPrice):
+            await ask(home, max_price="cheap")
+        assert served.matches == 0
+        assert await ask(home, max_price="0.002/request") == b"HELLO"
+        assert await ask(home) == b"HELLO"
+        assert served.matches == 2
+
+
+async def test_a_price_goes_into_the_file_that_is_there_and_needs_the_owner(home: Path) -> None:
+    async with blockcloud.listen(NAME, home=home, title="Thermometer", ports=(80,)):
+        pass
+    async with open_client(home) as client:
+        await list_content(client, NAME, OWNER, {"/a": bytes(32)})
+    async with blockcloud.listen(NAME, home=home, price="0.002/request"):
+        pass
+    (home / "keys" / "account.pem").unlink()
+    async with blockcloud.listen(NAME, home=home, price="0.002/request"), open_client(home) as client:
+        resolver = ChainResolver(client)
+        found = await resolver.resolve(NAME)
+        assert resolver.known_price(found) is None
+        document = await resolver.service_file(found)
+        assert [document[term] for term in ("title", "bc:ports", "bc:content", "bc:price", "bc:seq")] == [
+            "Thermometer",
+            [80],
+            {"/a": bytes(32).hex()},
+            {"amount": "0.002", "unit": "request"},
+            3,
+        ]
+        assert str(await resolver.price(found)) == str(resolver.known_price(found)) == "0.002/request"
+    with pytest.raises(BadConfiguration, match=r"account\.pem"):
+        async with blockcloud.listen(NAME, home=home, price="0.003/request"):
+            pass
 
 
 async def test_what_is_not_there_is_said(home: Path, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from blockcloud.primitives.errors import (
     TimedOut,
     Unreachable,
 )
+from blockcloud.routing.errors import InvalidPrice
 
 EXIT_FAILURE: Final = 1
 EXIT_USAGE: Final = 2
@@ -36,6 +37,7 @@ _EXIT: Final[tuple[tuple[type[BlockCloudError], int], ...]] = (
     (InvalidName, EXIT_USAGE),
     (InvalidAddress, EXIT_USAGE),
     (InvalidAmount, EXIT_USAGE),
+    (InvalidPrice, EXIT_USAGE),
     (Unreachable, EXIT_UNREACHABLE),
     (Busy, EXIT_UNREACHABLE),
     (Rejected, EXIT_REJECTED),

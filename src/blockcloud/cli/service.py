@@ -26,9 +26,11 @@ from blockcloud.cli.output import say, show
 from blockcloud.cli.table import ask
 from blockcloud.primitives.errors import BadConfiguration, Busy, Unreachable
 from blockcloud.primitives.names import parse_name
+from blockcloud.routing.posted_price import parse_price
 
 if TYPE_CHECKING:
     from blockcloud.primitives.keys import SigningKey
+    from blockcloud.routing.posted_price import PostedPrice
     from blockcloud.service_access.addresses import Address
     from blockcloud.service_access.admission import Credentials
     from blockcloud.service_access.control import Handler
@@ -114,6 +116,9 @@ def publish(
     unix: Annotated[
         list[str] | None, typer.Option("--unix", help="Path of a Unix socket to be reached at, too; repeat.")
     ] = None,
+    price: Annotated[
+        str, typer.Option("--price", help="BLOC for a unit, as in 0.001/request, for the service file.")
+    ] = "",
 ) -> None:
     """Serve a TCP or UDP server under a name until stopped. The key of --key must own the name, the first time."""
     server, place = address_argument(to), address_argument(listen)
@@ -121,10 +126,13 @@ def publish(
         raise typer.BadParameter("--cache-control goes with --http")
     if http and udp:
         raise typer.BadParameter("HTTP is served over TCP: --http or --udp")
+    if price and options.draft:
+        raise typer.BadParameter("a draft has no place for the file with the price; post it without --draft")
     signed = cache_control if http else None
+    asked = str(parse_price(price)) if price else ""
     places = publish_places(place, quic=quic, paths=unix or (), datagrams=udp)
     publishing = _publish(
-        parse_name(name), server, places, title, tuple(port or ()), signed, relay_names(relay), udp, capacity
+        parse_name(name), server, places, title, tuple(port or ()), signed, relay_names(relay), udp, capacity, asked
     )
     serve_until_stopped(publishing)
 
@@ -154,6 +162,7 @@ async def _publish(
     relays: tuple[str, ...],
     udp: bool,
     capacity: int,
+    price: str,
 ) -> None:
     """`cache_control` None: the server's bytes pass as they are, whatever they are."""
     from blockcloud.sdk.services import listen
@@ -200,15 +209,13 @@ async def _publish(
                 ports=ports,
                 relays=relays,
                 capacity=capacity,
+                price=price,
             ) as listener,
             asyncio.TaskGroup() as group,
         ):
             served.append(listener)
             ready(name, endpoint, control.path, name, instance=instance.public.hex(), to=to)
-            if proxy is not None:
-                work = proxy.run(listener)
-            else:
-                work = (publish_udp if udp else pass_on)(listener, server)
+            work = proxy.run(listener) if proxy is not None else (publish_udp if udp else pass_on)(listener, server)
             serving = group.create_task(work)
             await listener.drained()
             serving.cancel()
@@ -241,6 +248,9 @@ def forward(
     ] = None,
     udp: Annotated[bool, typer.Option("--udp", help="The clients are ones for UDP.")] = False,
     sticky: Annotated[bool, typer.Option("--sticky", help="Stay with one instance as long as it is healthy.")] = False,
+    max_price: Annotated[
+        str, typer.Option("--max-price", help="Begin no session if the service posts more, as in 0.002/request.")
+    ] = "",
 ) -> None:
     """Give unmodified TCP or UDP clients a local port that leads to a service, until stopped."""
     from blockcloud.cli.policy import read_grant
@@ -251,7 +261,8 @@ def forward(
     key = SigningKey.load(identity) if identity is not None else SigningKey.generate()
     credentials = Credentials(parse_name(role) if role else "", read_grant(grant) if grant is not None else b"")
     relays = relay_names(relay)
-    serve_until_stopped(_forward(parse_name(name), place, own, key, credentials, relays, udp, sticky))
+    limit = parse_price(max_price) if max_price else None
+    serve_until_stopped(_forward(parse_name(name), place, own, key, credentials, relays, udp, sticky, limit))
 
 
 async def _forward(
@@ -263,11 +274,13 @@ async def _forward(
     relays: tuple[str, ...],
     udp: bool,
     sticky: bool,
+    max_price: PostedPrice | None,
 ) -> None:
     from blockcloud.sdk import ChainResolver
     from blockcloud.service_access.connector import Connector
     from blockcloud.service_access.endpoint import ServiceEndpoint
     from blockcloud.service_access.forward import Forwarder
+    from blockcloud.service_access.prices import Prices
     from blockcloud.service_access.udp_forward import UdpForwarder
 
     async with open_client() as client, ServiceEndpoint(key) as endpoint:
@@ -275,7 +288,8 @@ async def _forward(
         await listening(endpoint.start(*own))
         resolver = ChainResolver(client)
         await endpoint.relays.join(relays, resolver)
-        connector = Connector(endpoint, resolver, credentials, sticky=key.public if sticky else b"")
+        asker, prices = key.public if sticky else b"", Prices(resolver, max_price)
+        connector = Connector(endpoint, resolver, credentials, sticky=asker, prices=prices)
         forwarder = (UdpForwarder if udp else Forwarder)(name, connector)
         host, port = await listening(forwarder.start(*place))
 
@@ -370,16 +384,19 @@ def ready(name: str, endpoint: ServiceEndpoint, control: Path, target: str, **mo
 
 
 def serve_until_stopped(serving: Coroutine[Any, Any, None]) -> None:
-    """Run until SIGTERM or Ctrl-C, then end in order: leases are withdrawn, sessions closed."""
+    """Run until SIGTERM or Ctrl-C, then end in order: leases are withdrawn, sessions closed. With as many open files as
+    the system allows."""
     import uvloop
 
     from blockcloud.node.logging import set_up_logging
+    from blockcloud.node.open_files import allow_open_files
 
     try:
         set_up_logging("warning")
     except BadConfiguration:
         serving.close()
         raise
+    allow_open_files()
     uvloop.run(_cancelled_by_signals(serving))
 
 

@@ -17,6 +17,12 @@ class AddressInServiceFile(InvalidServiceFile):
     code = "address_in_service_file"
 
 
+class InvalidPrice(PeerFault):
+    """The text or the term of a service file is not a price: an amount of BLOC and a unit."""
+
+    code = "invalid_price"
+
+
 class UnknownCriticalTerm(PeerFault):
     """The service file says that a term must be understood which this version does not know."""
 

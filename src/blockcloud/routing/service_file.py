@@ -21,13 +21,25 @@ from blockcloud.primitives.errors import InvalidName, Malformed, NonCanonical, O
 from blockcloud.primitives.hashes import sha256
 from blockcloud.primitives.limits import SERVICE_FILE_BYTES
 from blockcloud.primitives.names import URI_SCHEME, parse_name
-from blockcloud.routing.errors import AddressInServiceFile, InvalidServiceFile, UnknownCriticalTerm
+from blockcloud.routing.errors import AddressInServiceFile, InvalidPrice, InvalidServiceFile, UnknownCriticalTerm
+from blockcloud.routing.posted_price import PRICE_TERM, read_price
 
 TD_CONTEXT: Final = "https://www.w3.org/2022/wot/td/v1.1"
 BC_CONTEXT: Final = "urn:blockcloud:terms:v1#"
 # The terms that this version acts upon: a file may call these critical, and no others.
 UNDERSTOOD: Final = frozenset(
-    {"bc:name", "bc:seq", "bc:prev", "bc:transport", "bc:protocol", "bc:ports", "bc:crit", "bc:content", "bc:keys"}
+    {
+        "bc:name",
+        "bc:seq",
+        "bc:prev",
+        "bc:transport",
+        "bc:protocol",
+        "bc:ports",
+        "bc:crit",
+        "bc:content",
+        "bc:keys",
+        PRICE_TERM,
+    }
 )
 CONTENT_PATHS: Final = 100
 CONTENT_PATH_CHARACTERS: Final = 1_024
@@ -160,6 +172,10 @@ def _check_terms(document: dict[str, Any]) -> None:
     _check_content(document.get("bc:content", {}))
     _check_keys(document.get("bc:keys", []))
     _check_ports(document.get("bc:ports", []))
+    try:
+        read_price(document)
+    except InvalidPrice as error:
+        raise InvalidServiceFile(f"{PRICE_TERM}: {error}") from None
     critical = document.get("bc:crit", [])
     if not isinstance(critical, list) or any(not isinstance(term, str) for term in critical):
         raise InvalidServiceFile("bc:crit is a list of terms")

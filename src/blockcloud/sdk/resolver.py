@@ -23,6 +23,7 @@ from blockcloud.primitives.limits import CLOCK_SKEW_SECONDS, INSTANCE_KEYS, RESO
 from blockcloud.primitives.names import parse_name
 from blockcloud.routing.address_record import AddressRecord, read_record, verify_record
 from blockcloud.routing.errors import HashMismatch, InvalidServiceFile, NotAnnounced
+from blockcloud.routing.posted_price import PostedPrice, read_price
 from blockcloud.routing.service_file import declared_ports, parse_service_file, service_file_hash
 from blockcloud.routing.store import slot_of
 from blockcloud.sdk.errors import BadAnswer, NotFound
@@ -140,6 +141,18 @@ class ChainResolver:
             return declared_ports(await self.service_file(resolution))
         except NotFound:
             return ()
+
+    async def price(self, resolution: Resolution) -> PostedPrice | None:
+        """What the service posts; None if it posts nothing or has no file.
+
+        Raises what `service_file` raises, also where nobody holds the file: what is asked is not known then.
+        """
+        return read_price(await self.service_file(resolution)) if resolution.service_file_hash else None
+
+    def known_price(self, resolution: Resolution) -> PostedPrice | None:
+        """The same without asking anybody; None also if the file is not at hand."""
+        document = self._files.get(resolution.service_file_hash)
+        return read_price(document) if document is not None and document["bc:name"] == resolution.name else None
 
     def _still_good(self, entry: _Entry, resolution: Resolution, asked_at_s: float, max_age_s: int) -> bool:
         """Whether a cached answer may be given: young enough, made while we waited, or made just now."""

@@ -24,6 +24,7 @@ from typing import Any, Final
 from blockcloud.primitives.hashes import sha256
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.primitives.names import parse_name
+from blockcloud.routing.posted_price import parse_price
 from blockcloud.sdk.client import AsyncClient
 from blockcloud.sdk.decision_log import DecisionLog
 from blockcloud.sdk.home import Home
@@ -39,6 +40,7 @@ from blockcloud.service_access.endpoint import ServiceEndpoint
 from blockcloud.service_access.listener import DEFAULT_ADDRESS, Listener
 from blockcloud.service_access.listener import listen as listen_at
 from blockcloud.service_access.load import CAPACITY_SESSIONS
+from blockcloud.service_access.prices import Prices
 from blockcloud.service_access.session import SessionParameters
 from blockcloud.service_access.stream import Session
 
@@ -80,6 +82,7 @@ async def listen(
     parameters: SessionParameters | None = None,
     relays: Sequence[str] = (),
     capacity: int = CAPACITY_SESSIONS,
+    price: str = "",
 ) -> AsyncIterator[Listener]:
     """Serve `name` from the instance of `home` at `address`; leaving the block withdraws it.
 
@@ -87,11 +90,13 @@ async def listen(
     The first time, the name's owner must say so to the ledger: `key` (a file or a key, default: see `Home.key_path`)
     signs, for `account` where that is not the key's own (see `Home.acts_for`), and `cosigners` with it; `title` and
     `ports` (where programs expect the service) go into the service file if the name has none yet. Later, no owner's key
-    is needed. `endpoint` is one that listens already, for those who have a use for it beside this; with `capacity`
-    sessions the instance says that it is full. With `relays` (names, at most three) consumers that cannot reach
-    `address` come through one of these. Raises BadConfiguration, UnknownName, what the ledger rejects with,
-    Unreachable, TimedOut, TooManyRelays.
+    is needed, but for a `price` (BLOC for a unit, as in "0.001/request") other than the one that the service file posts
+    already; empty leaves that as it is. `endpoint` is one that listens already, for those who have a use for it beside
+    this; with `capacity` sessions the instance says that it is full. With `relays` (names, at most three) consumers
+    that cannot reach `address` come through one of these. Raises BadConfiguration, UnknownName, what the ledger rejects
+    with, Unreachable, TimedOut, TooManyRelays, InvalidPrice.
     """
+    asked = parse_price(price) if price else None
     folder = home if isinstance(home, Home) else Home.find(home)
     name, instance = parse_name(name), folder.instance_key()
 
@@ -102,7 +107,7 @@ async def listen(
         account = folder.acts_for(key)
     async with open_client(folder, api=api, account=account, cosigners=cosigners) as client:
         file_hash = await authorise_instance(
-            client, name, instance.public, load_owner, title=title or name, ports=ports
+            client, name, instance.public, load_owner, title=title or name, ports=ports, price=asked
         )
         decisions = DecisionLog(folder.path / DECISIONS_FOLDER / f"{name}.jsonl")
         gate = PolicyGate(client, name, decisions=decisions)
@@ -146,6 +151,7 @@ async def connect(
     grant: bytes = b"",
     relays: Sequence[str] = (),
     sticky: bool = False,
+    max_price: str = "",
 ) -> Session:
     """A session with the best instance of `name` that proves to be one, within `timeout_ms`.
 
@@ -154,10 +160,12 @@ async def connect(
     provider that moves can dial it, which is quicker than being told; without, it is told over the session. With
     `relays` (names) a provider that moves can dial it through one of these. What the session needs goes when the
     session ends. `sticky`: the same identity, or without one the same home, gets the same instance as long as that one
-    is healthy, though another may be nearer. Raises as `Connector.connect`, BadConfiguration, and why no relay takes
-    us.
+    is healthy, though another may be nearer. With `max_price` ("0.002/request") no session begins with a service that
+    posts a higher price; one that posts none asks for nothing. Raises as `Connector.connect`, BadConfiguration,
+    InvalidPrice, and why no relay takes us.
     """
     name = parse_name(name)
+    limit = parse_price(max_price) if max_price else None
     async with AsyncExitStack() as stack:
         folder = home if isinstance(home, Home) else Home.find(home)
         client = await stack.enter_async_context(open_client(folder, api=api))
@@ -169,7 +177,9 @@ async def connect(
         resolver = ChainResolver(client)
         await endpoint.relays.join(relays, resolver)
         asker = (identity.public if identity is not None else sha256(bytes(folder.path.resolve()))) if sticky else b""
-        connector = Connector(endpoint, resolver, Credentials(role, grant), sticky=asker)
+        connector = Connector(
+            endpoint, resolver, Credentials(role, grant), sticky=asker, prices=Prices(resolver, limit)
+        )
         session = await connector.connect(name, timeout_ms=timeout_ms)
         endpoint.follow(session, stack.pop_all())
         return session

@@ -20,6 +20,7 @@ from blockcloud.service_access.admission import NO_CREDENTIALS, Credentials, Pol
 from blockcloud.service_access.detours import split
 from blockcloud.service_access.endpoint import ServiceEndpoint
 from blockcloud.service_access.errors import SessionReset
+from blockcloud.service_access.prices import Prices
 from blockcloud.service_access.replica_choice import Candidate
 from blockcloud.service_access.resolution import Instance, NoInstances, Resolution, Resolver
 from blockcloud.service_access.session import Role
@@ -48,7 +49,8 @@ log = structlog.get_logger(__name__)
 
 class Connector:
     """Begins sessions by name over `endpoint`, with `credentials`. Sessions for the same `sticky` (who asks, in any
-    form) go to the same instance as long as it is healthy; empty: each to the best."""
+    form) go to the same instance as long as it is healthy; empty: each to the best. `prices` are what instances are
+    compared by, too, and what may forbid a session."""
 
     def __init__(
         self,
@@ -57,9 +59,11 @@ class Connector:
         credentials: Credentials = NO_CREDENTIALS,
         *,
         sticky: bytes = b"",
+        prices: Prices | None = None,
     ) -> None:
         self.credentials = credentials
         self.sticky = sticky
+        self._prices = prices
         self._endpoint = endpoint
         self._resolver = TableResolver(resolver, endpoint)
         self._observed_ms = float("-inf")
@@ -70,7 +74,8 @@ class Connector:
         """A session with an instance of `name`.
 
         Raises InvalidName, AccessDenied, NoVerdict, TooManyWaiting, PolicyDenied, whatever the resolver raises,
-        NoInstances, WrongKey or BadSignature (whoever answers is not the service), Unreachable, TimedOut.
+        NoInstances, PriceAboveMaximum, OtherPriceUnit, WrongKey or BadSignature (whoever answers is not the service),
+        Unreachable, TimedOut.
         """
         parse_name(name)
         try:
@@ -87,6 +92,8 @@ class Connector:
             if not addresses or error.resolution is None:
                 raise
             resolution = error.resolution
+        if self._prices is not None:
+            await self._prices.check(resolution)
         if addresses:  # where the user wants it, or nowhere
             return await self._race(resolution, [(None, [each]) for each in addresses])
         try:
@@ -95,6 +102,8 @@ class Connector:
             fresh = await self._changed(resolution)
             if fresh is None:
                 raise error
+            if self._prices is not None:
+                await self._prices.check(fresh)
             return await self._race(fresh, self._ranked(fresh))
 
     async def keep_fresh(self) -> None:
@@ -217,8 +226,9 @@ class Connector:
         usable = {
             each.key: each for each in resolution.instances if each.key in resolution.instance_keys and each.addresses()
         }
+        price = self._prices.known_micro_bloc(resolution) if self._prices is not None else None
         candidates = [
-            Candidate(each.key, each.load, each.priority(), each.weight(), draining=each.draining)
+            Candidate(each.key, each.load, each.priority(), each.weight(), price, each.draining)
             for each in usable.values()
         ]
         order = self._endpoint.choice.rank(resolution.name, candidates, now_ms, sticky=self.sticky)

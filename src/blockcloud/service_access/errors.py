@@ -126,6 +126,19 @@ class AccessDenied(BlockCloudError):
     code = "access_denied"
 
 
+class PriceAboveMaximum(BlockCloudError):
+    """The service posts a higher price than the consumer wants to pay."""
+
+    code = "price_above_maximum"
+
+
+class OtherPriceUnit(BlockCloudError):
+    """The service posts its price in another unit than the consumer's limit, so they cannot be compared."""
+
+    code = "other_price_unit"
+    hint = "Give the limit in the unit that `blockcloud resolve NAME --service-file` shows."
+
+
 class AlreadyListening(BlockCloudError):
     """The name has a listener at this endpoint already."""
 

@@ -10,7 +10,6 @@ import asyncio
 import gc
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -21,6 +20,7 @@ from typing import Any, Final
 import uvloop
 
 from blockcloud.bench.sal.plain import ECHO, PACED, PIECE, REQUEST_BYTES, PlainServer
+from blockcloud.node.open_files import allow_open_files
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.routing.address_record import Endpoint
 from blockcloud.service_access import tls
@@ -141,8 +141,7 @@ def _usage() -> dict[str, float]:
 
 
 async def _serve(role: str, arguments: list[str]) -> None:
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    allow_open_files()
     async with AsyncExitStack() as stack:
         told, listener = await _start(role, arguments, stack)
         reader = asyncio.StreamReader()

@@ -22,6 +22,7 @@ from blockcloud.sdk.fetching import FIELDS, Fetcher
 from blockcloud.sdk.home import Home
 from blockcloud.sdk.publishing import list_content
 from blockcloud.sdk.services import listen, open_client
+from blockcloud.service_access import connector
 from blockcloud.service_access.admission import PolicyDenied
 from blockcloud.service_access.edge import errors
 from blockcloud.service_access.edge.exchange import ServerSide
@@ -29,6 +30,8 @@ from blockcloud.service_access.edge.http_message import Request, Response, combi
 from blockcloud.service_access.edge.http_signature import sign_response
 from blockcloud.service_access.edge.signing_proxy import Signer, SigningProxy
 from blockcloud.service_access.edge.streams import TcpStream
+from blockcloud.service_access.listener import Listener
+from blockcloud.service_access.service_table import Origin as RuleOrigin
 from blockcloud.service_chain.operations import SetPolicy
 from tests.api.api_world import running_api
 from tests.node.cluster import USERS
@@ -48,6 +51,7 @@ class Service:
     origin: Origin
     key: SigningKey
     signer: Signer
+    listener: Listener
 
 
 @pytest.fixture
@@ -67,7 +71,7 @@ async def service(tmp_path: Path) -> AsyncIterator[Service]:
             proxy = SigningProxy(signer, ("127.0.0.1", origin.port))
             serving = asyncio.create_task(proxy.run(listener))
             try:
-                yield Service(home, origin, key, signer)
+                yield Service(home, origin, key, signer, listener)
             finally:
                 serving.cancel()
                 await asyncio.gather(serving, return_exceptions=True)
@@ -125,6 +129,22 @@ async def test_content_that_the_owner_has_listed_is_proven_without_a_signature(s
         assert again.body == b"logo", "from the cache: the service file says that this is it"
         with pytest.raises(errors.Unsigned):
             await blockcloud.fetch(f"bloc://{NAME}/other", edge=at, home=service.home)
+
+
+async def test_an_edge_follows_its_providers_without_being_asked(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connector, "FRESHEN_SECONDS", 0.01)
+    monkeypatch.setattr(connector, "FOLLOW_SECONDS", 0)
+    service.origin.set("/a", b"content", FRESH)
+    async with edge_cache([NAME], home=service.home) as edge:
+        at = f"{edge.address[0]}:{edge.address[1]}"
+        await blockcloud.fetch(f"bloc://{NAME}/a", edge=at, home=service.home)
+        (rule,) = [each for each in edge.endpoint.table.rules() if each.origin is RuleOrigin.RECORD]
+        moved_to = await service.listener.move("127.0.0.9")
+        async with asyncio.timeout(WAIT_SECONDS):
+            while rule.addresses != (moved_to,):
+                await asyncio.sleep(0.01)
 
 
 async def test_the_policy_of_the_service_holds_at_the_edge(service: Service, tmp_path: Path) -> None:

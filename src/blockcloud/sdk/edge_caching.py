@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -74,6 +74,7 @@ async def edge_cache(
         endpoint = await stack.enter_async_context(ServiceEndpoint(own))
         resolver = ChainResolver(client)
         connector = Connector(endpoint, resolver, Credentials(role))
+        await stack.enter_async_context(_kept_fresh(connector))
         trust = ResponseTrust(resolver)
         services: dict[str, Service] = {}
         for each in served:
@@ -89,6 +90,18 @@ async def edge_cache(
             reachable = _reachable(folder, client, node, endpoint, parse_name(name), key)
             listener = await stack.enter_async_context(reachable)
         yield RunningEdge(node, endpoint, place, listener)
+
+
+@asynccontextmanager
+async def _kept_fresh(connector: Connector) -> AsyncIterator[None]:
+    """An edge node connects for as long as it runs: it follows where providers are, and probes the sick ones."""
+    task = asyncio.get_running_loop().create_task(connector.keep_fresh())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
 
 
 def _service(name: str, connector: Connector, trust: ResponseTrust, gate: PolicyGate) -> Service:

@@ -103,6 +103,34 @@ def test_the_end_of_the_signature_is_the_end_whatever_the_rules_say() -> None:
     assert not stored.is_usable_on_error(NOW + 5)
 
 
+def test_what_says_no_cache_is_asked_for_each_time_however_long_it_lasts() -> None:
+    cache = cache_with(response("no-cache, max-age=100", ("etag", '"1"')))
+    assert [kind(cache, NOW + after) for after in (0, 1)] == [Kind.STALE, Kind.STALE]
+
+
+def test_s_maxage_alone_makes_fresh_and_zero_of_it_makes_stale() -> None:
+    assert kind(cache_with(response("s-maxage=10")), NOW + 9) is Kind.HIT
+    assert kind(cache_with(response("max-age=10, s-maxage=0", ("etag", '"1"'))), NOW) is Kind.STALE
+    assert why_not_stored(GET, response("max-age=10, s-maxage=0")) == "age"
+
+
+def test_an_object_that_is_larger_than_the_cache_pushes_nothing_out() -> None:
+    cache = Cache(2 * ENTRY_OVERHEAD_BYTES)
+    small, large = Request("GET", "/small"), Request("GET", "/large")
+    assert cache.store(Key.of(NAME, small), small, Stored(response(), NOW, FOREVER)) == ""
+    fits = response(body=bytes(cache.max_bytes - ENTRY_OVERHEAD_BYTES))  # but for its fields
+    assert cache.store(Key.of(NAME, large), large, Stored(fits, NOW, FOREVER)) == "size"
+    assert kind(cache, NOW, small) is Kind.HIT
+
+
+def test_what_is_stored_again_counts_once() -> None:
+    cache = cache_with(response(body=bytes(500)))
+    assert cache.store(Key.of(NAME, GET), GET, Stored(response(), NOW, FOREVER)) == ""
+    assert (len(cache), cache.bytes) == (1, Stored(response(), NOW, FOREVER).size_bytes)
+    cache.invalidate(Key.of(NAME, GET))
+    assert cache.bytes == 0
+
+
 @pytest.mark.parametrize(
     ("rules", "usable"),
     [("max-age=1, stale-if-error=9", True), ("max-age=1", False), ("no-cache, stale-if-error=9", False)]

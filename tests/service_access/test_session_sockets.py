@@ -54,6 +54,43 @@ async def test_bytes_both_ways_and_a_clean_end(world: World) -> None:
         await consumer.write(b"more")
 
 
+async def test_a_receiver_gets_small_and_large_pieces_across_a_move_and_holds_the_peer_back(world: World) -> None:
+    listener, _, provider, consumer = await world.pair()
+    provider.set_receiver(provider.write_now)  # sends everything back
+    got = bytearray()
+    consumer.set_receiver(got.extend)
+    for number in range(300):
+        if number == 150:
+            await bounded(listener.move("127.0.0.9"))
+        before = len(got)
+        await consumer.write(bytes([number % 256]) * (1 + number % 7))
+        await until(lambda before=before, number=number: len(got) == before + 1 + number % 7)
+    assert got == b"".join(bytes([number % 256]) * (1 + number % 7) for number in range(300))
+    got.clear()
+    consumer.pause_reading()
+    await consumer.write(MEGABYTES[:100_000])
+    await until(lambda: consumer.core.waiting == 100_000)
+    assert not got
+    consumer.resume_reading()
+    assert got == MEGABYTES[:100_000]
+    consumer.write_eof()
+    await bounded(provider.peer_finished())
+    provider.write_eof()
+    await bounded(consumer.peer_finished())
+
+
+async def test_whoever_waits_for_the_end_of_a_receiver_learns_of_a_reset(world: World) -> None:
+    _, _, provider, consumer = await world.pair()
+    got = bytearray()
+    consumer.set_receiver(got.extend)
+    waiting = asyncio.create_task(consumer.peer_finished())
+    await provider.write(b"half of it")
+    await until(lambda: bool(got))
+    provider.abort("out_of_order", "on purpose")
+    with pytest.raises(SessionReset, match="on purpose"):
+        await bounded(waiting)
+
+
 @pytest.mark.parametrize("consumer_host", [None, "127.0.0.40"])
 async def test_provider_moves_in_mid_transfer(world: World, consumer_host: str | None) -> None:
     listener, _, provider, consumer = await world.pair(consumer_host=consumer_host)

@@ -22,13 +22,13 @@ class SendBuffer:
     `acknowledged` <= `sent` <= `end` (+1 once finished); `highest` is the highest number ever sent.
     """
 
-    __slots__ = ("_capacity", "_chunks", "_next", "acknowledged", "end", "finished", "highest", "limit", "sent")
+    __slots__ = ("acknowledged", "capacity", "chunks", "end", "finished", "highest", "limit", "next", "sent")
 
     def __init__(self, capacity_bytes: int, limit: int) -> None:
-        self._capacity = capacity_bytes
+        self.capacity = capacity_bytes
         # (offset, bytes), consecutive, each at most one frame. A list: an empty deque has half a kilobyte.
-        self._chunks: list[tuple[int, bytes | memoryview]] = []
-        self._next = 0  # index of the chunk to send next
+        self.chunks: list[tuple[int, bytes | memoryview]] = []
+        self.next = 0  # index of the chunk to send next
         self.acknowledged = 0
         self.sent = 0
         self.highest = 0
@@ -39,9 +39,9 @@ class SendBuffer:
     @property
     def room(self) -> int:
         """Bytes that may be written now."""
-        if self.finished or len(self._chunks) >= BUFFER_CHUNKS:
+        if self.finished or len(self.chunks) >= BUFFER_CHUNKS:
             return 0
-        return self._capacity - self.end + self.acknowledged
+        return self.capacity - self.end + self.acknowledged
 
     @property
     def complete(self) -> bool:
@@ -59,7 +59,7 @@ class SendBuffer:
         """Take as much of `data` as there is room for; how many bytes that is."""
         count, room = len(data), self.room
         if 0 < count <= VIEW_BYTES and count <= room:
-            self._chunks.append((self.end, bytes(data)))
+            self.chunks.append((self.end, bytes(data)))
             self.end += count
             return count
         accepted = min(count, room)
@@ -67,7 +67,7 @@ class SendBuffer:
         start = 0
         while start < accepted:
             chunk = view[start : min(start + DATA_BYTES, accepted)]
-            self._chunks.append((self.end, chunk))
+            self.chunks.append((self.end, chunk))
             self.end += len(chunk)
             start += len(chunk)
         return accepted
@@ -86,18 +86,18 @@ class SendBuffer:
         self.acknowledged = received
         self.sent = max(self.sent, received)
         done = self._chunks_below(received)
-        del self._chunks[:done]
-        self._next = max(self._next - done, 0)
+        del self.chunks[:done]
+        self.next = max(self.next - done, 0)
 
     def rewind(self, received: int) -> None:
         """A new link: send again from `received` on. The caller has checked acknowledged <= received <= highest."""
         self.sent = received
-        self._next = self._chunks_below(received)
+        self.next = self._chunks_below(received)
 
     def _chunks_below(self, received: int) -> int:
         """How many chunks the peer has in whole."""
         count = 0
-        for offset, chunk in self._chunks:
+        for offset, chunk in self.chunks:
             if offset + len(chunk) > received:
                 break
             count += 1
@@ -105,9 +105,9 @@ class SendBuffer:
 
     def take_frames(self, budget_bytes: int, taken: list[bytes | memoryview]) -> None:
         """Append the next frames to send, in pieces: about `budget_bytes`, less when there is no more or no credit."""
-        chunks, limit = self._chunks, self.limit
-        while budget_bytes > 0 and self._next < len(chunks):
-            offset, chunk = chunks[self._next]
+        chunks, limit = self.chunks, self.limit
+        while budget_bytes > 0 and self.next < len(chunks):
+            offset, chunk = chunks[self.next]
             if self.sent > offset:  # the peer has a part of the chunk
                 chunk = chunk[self.sent - offset :]
                 offset = self.sent
@@ -118,7 +118,7 @@ class SendBuffer:
                 chunk = chunk[: limit - offset]
                 end = limit
             else:
-                self._next += 1
+                self.next += 1
             self.sent = end
             if end > self.highest:
                 self.highest = end
@@ -138,12 +138,12 @@ class SendBuffer:
 class ReceiveBuffer:
     """What has arrived in order and waits to be read. `received` counts the end of the stream as one more byte."""
 
-    __slots__ = ("_capacity", "_chunks", "_final", "advertised", "consumed", "received", "waiting")
+    __slots__ = ("advertised", "capacity", "chunks", "consumed", "final", "received", "waiting")
 
     def __init__(self, capacity_bytes: int) -> None:
-        self._capacity = capacity_bytes
-        self._chunks: list[bytes | memoryview] = []
-        self._final: int | None = None
+        self.capacity = capacity_bytes
+        self.chunks: list[bytes | memoryview] = []
+        self.final: int | None = None
         self.received = 0
         self.consumed = 0
         self.waiting = 0  # bytes that can be read now
@@ -152,17 +152,17 @@ class ReceiveBuffer:
     @property
     def limit(self) -> int:
         """Bytes below this number have room."""
-        return self.consumed + self._capacity
+        return self.consumed + self.capacity
 
     @property
     def unadvertised(self) -> int:
         """Bytes that have room, of which the sender does not know yet."""
-        return self.consumed + self._capacity - self.advertised
+        return self.consumed + self.capacity - self.advertised
 
     @property
     def ended(self) -> bool:
         """The peer has finished and everything it sent has arrived."""
-        return self._final is not None
+        return self.final is not None
 
     def receive(self, frame: Data) -> int:
         """Take a data frame; how many new bytes it brought. Raises DataGap, BeyondEnd, CreditExceeded."""
@@ -170,9 +170,9 @@ class ReceiveBuffer:
         end = offset + len(payload)
         if offset > self.received:
             raise DataGap(offset=offset, received=self.received)
-        if self._final is not None:
-            if end > self._final:
-                raise BeyondEnd(offset=offset, final=self._final)
+        if self.final is not None:
+            if end > self.final:
+                raise BeyondEnd(offset=offset, final=self.final)
             return 0
         if end > self.advertised:
             raise CreditExceeded(end=end, limit=self.advertised)
@@ -183,31 +183,31 @@ class ReceiveBuffer:
             payload = payload[len(payload) - fresh :]
         if len(payload) < VIEW_BYTES and not isinstance(payload, bytes):
             payload = bytes(payload)
-        if len(self._chunks) >= BUFFER_CHUNKS:
-            self._chunks = [b"".join(self._chunks)]
-        self._chunks.append(payload)
+        if len(self.chunks) >= BUFFER_CHUNKS:
+            self.chunks = [b"".join(self.chunks)]
+        self.chunks.append(payload)
         self.received = end
         self.waiting += fresh
         return fresh
 
     def receive_fin(self, frame: Fin) -> None:
         """The peer's stream ends. Raises DataGap or BeyondEnd."""
-        if self._final is not None:
-            if frame.offset != self._final:
-                raise BeyondEnd(offset=frame.offset, final=self._final)
+        if self.final is not None:
+            if frame.offset != self.final:
+                raise BeyondEnd(offset=frame.offset, final=self.final)
             return
         if frame.offset > self.received:
             raise DataGap(offset=frame.offset, received=self.received)
         if frame.offset < self.received:
             raise BeyondEnd(offset=frame.offset, received=self.received)
-        self._final = frame.offset
+        self.final = frame.offset
         self.received += 1
 
     def read(self, count: int) -> list[bytes | memoryview]:
         """Take at most `count` bytes, in pieces."""
-        chunks = self._chunks
+        chunks = self.chunks
         if self.waiting <= count:
-            self._chunks = []
+            self.chunks = []
             self.consumed += self.waiting
             self.waiting = 0
             return chunks

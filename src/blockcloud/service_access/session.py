@@ -71,7 +71,7 @@ class SessionParameters:
     dead_after_ms: int = 1_000
     give_up_ms: int = 5_000
     linger_ms: int = 2_000
-    acknowledge_after_ms: int = 25
+    acknowledge_after_ms: int = 100  # with data on its way half of that: each costs a record of its own
     acknowledge_after_bytes: int = 128 * 1024
     acknowledge_after_frames: int = 1_024
     buffer_bytes: int = SESSION_BUFFER_BYTES
@@ -161,20 +161,10 @@ class SessionCore:
 
     __slots__ = (
         *("dial_due_ms", "error", "link", "linked", "parameters", "peer_addresses", "role", "session_id", "state"),
-        *("statistics", "_acknowledge_bytes", "acknowledge_due_ms", "_acknowledged", "_control", "_gap_from_ms"),
-        *("_heard_ms", "_highest_counter", "_moved_at_ms", "_moved_counter", "_moved_tokens", "_peer_moved_counter"),
-        *(
-            "_ping_at_ms",
-            "_ping_number",
-            "_pinged_ms",
-            "_progress_ms",
-            "_secret",
-            "_since_ms",
-            "datagrams",
-            "incoming",
-            "outgoing",
-        ),
-        *("_unacknowledged_frames", "_unanswered_ms"),
+        *("acknowledge_bytes", "acknowledge_due_ms", "acknowledged_bytes", "control", "datagrams", "gap_from_ms"),
+        *("heard_ms", "incoming", "outgoing", "ping_at_ms", "progress_ms", "statistics", "unacknowledged_frames"),
+        *("unanswered_ms", "_highest_counter", "_moved_at_ms", "_moved_counter", "_moved_tokens"),
+        *("_peer_moved_counter", "_ping_number", "_pinged_ms", "_secret", "_since_ms"),
     )
 
     def __init__(
@@ -203,20 +193,20 @@ class SessionCore:
         self._highest_counter = 0
         self.outgoing = SendBuffer(self.parameters.buffer_bytes, peer_window)
         self.incoming = ReceiveBuffer(self.parameters.buffer_bytes)
-        self._control: list[bytes] = []
+        self.control: list[bytes] = []
         self._since_ms = now_ms  # of the state
-        self._heard_ms = now_ms
-        self._ping_at_ms: float | None = None  # of the ping that has no answer yet
+        self.heard_ms = now_ms
+        self.ping_at_ms: float | None = None  # of the ping that has no answer yet
         self._ping_number = 0
         self._pinged_ms = 0.0  # when the newest ping was sent, whatever has come since
-        self._unanswered_ms = now_ms  # since when the peer owes an acknowledgement, if it does
+        self.unanswered_ms = now_ms  # since when the peer owes an acknowledgement, if it does
         # Well below the buffer, or the credit that is held back could be all that the peer waits for.
-        self._acknowledge_bytes = min(self.parameters.acknowledge_after_bytes, self.parameters.buffer_bytes // 4 + 1)
-        self._acknowledged = 0
-        self._unacknowledged_frames = 0
+        self.acknowledge_bytes = min(self.parameters.acknowledge_after_bytes, self.parameters.buffer_bytes // 4 + 1)
+        self.acknowledged_bytes = 0
+        self.unacknowledged_frames = 0
         self.acknowledge_due_ms: float | None = None
-        self._progress_ms = now_ms
-        self._gap_from_ms: float | None = None
+        self.progress_ms = now_ms
+        self.gap_from_ms: float | None = None
         self._moved_counter = 0
         self._peer_moved_counter = 0
         self._moved_tokens = float(self.parameters.moved_burst)
@@ -263,21 +253,21 @@ class SessionCore:
         """Take at most `count` received bytes, in pieces. Gives the peer credit for as many."""
         incoming = self.incoming
         pieces = incoming.read(count)
-        if incoming.unadvertised >= self._acknowledge_bytes:
+        if incoming.unadvertised >= self.acknowledge_bytes:
             self.acknowledge_due_ms = now_ms
         return pieces
 
     def must_send(self, now_ms: float) -> bool:
         """`take_frames` has something."""
         due_ms = self.acknowledge_due_ms
-        return (due_ms is not None and now_ms >= due_ms) or bool(self._control) or self.outgoing.pending
+        return (due_ms is not None and now_ms >= due_ms) or bool(self.control) or self.outgoing.pending
 
     def reset(self, code: str, reason: str) -> None:
         """End the session at once, and say so to the peer if a link is there."""
         if self.state in (State.FAILED, State.FINISHED):
             return
-        self._control.clear()
-        self._control.append(encode_frame(Rst(code, reason)))
+        self.control.clear()
+        self.control.append(encode_frame(Rst(code, reason)))
         self._fail(SessionReset(f"session was reset: {reason}", reset_code=code))
 
     def fail_for(self, fault: PeerFault) -> None:
@@ -349,7 +339,7 @@ class SessionCore:
         if counter != self.link or not self.linked:
             return False
         self.linked = False
-        self._control.clear()
+        self.control.clear()
         self._move_to(Event.DETACH, now_ms)
         return True
 
@@ -368,12 +358,12 @@ class SessionCore:
         self._highest_counter = max(self._highest_counter, counter)
         self.dial_due_ms = None
         self.statistics.resumes += 1
-        self._heard_ms = now_ms
-        self._ping_at_ms = None
-        if self._gap_from_ms is None:
-            self._gap_from_ms = self._progress_ms
-        self._control.clear()
-        self._queue_acknowledgement()
+        self.heard_ms = now_ms
+        self.ping_at_ms = None
+        if self.gap_from_ms is None:
+            self.gap_from_ms = self.progress_ms
+        self.control.clear()
+        self.queue_acknowledgement()
         self._move_to(Event.ATTACH, now_ms)
         self._complete_if_done(now_ms)
 
@@ -400,7 +390,7 @@ class SessionCore:
     def announce_move(self, addresses: tuple[Address, ...]) -> None:
         """Tell the peer, over the link that is there, to dial us at `addresses` (at most four)."""
         check_addresses(addresses)
-        if len(self._control) >= CONTROL_FRAMES:
+        if len(self.control) >= CONTROL_FRAMES:
             return  # the link takes nothing; it will be found dead
         self._moved_counter += 1
         mac = self._moved_mac(self.role, self._moved_counter, addresses)
@@ -435,19 +425,19 @@ class SessionCore:
         """
         if counter != self.link or not self.linked or self.state is _FAILED:
             return
-        self._heard_ms = now_ms
-        self._ping_at_ms = None
+        self.heard_ms = now_ms
+        self.ping_at_ms = None
         if type(frame) is Data:
             incoming = self.incoming
             self.statistics.bytes_read += incoming.receive(frame)
-            if self._gap_from_ms is None:
-                self._progress_ms = now_ms
+            if self.gap_from_ms is None:
+                self.progress_ms = now_ms
             else:
                 self._progressed(now_ms)
-            self._unacknowledged_frames += 1
+            self.unacknowledged_frames += 1
             if (
-                incoming.received - self._acknowledged >= self._acknowledge_bytes
-                or self._unacknowledged_frames >= self.parameters.acknowledge_after_frames
+                incoming.received - self.acknowledged_bytes >= self.acknowledge_bytes
+                or self.unacknowledged_frames >= self.parameters.acknowledge_after_frames
             ):
                 self.acknowledge_due_ms = now_ms
             elif self.acknowledge_due_ms is None:
@@ -464,7 +454,7 @@ class SessionCore:
                 self.outgoing.acknowledge(received, limit)
                 self._progressed(now_ms)
             case Ping(number=number):
-                if len(self._control) >= CONTROL_FRAMES:
+                if len(self.control) >= CONTROL_FRAMES:
                     raise UnexpectedFrame("the peer asks for more answers than it takes", limit=CONTROL_FRAMES)
                 self._queue(encode_frame(Pong(number)))
             case Pong(number=number):
@@ -476,7 +466,7 @@ class SessionCore:
             case Fin():
                 self.incoming.receive_fin(frame)
                 self._progressed(now_ms)
-                self._queue_acknowledgement()
+                self.queue_acknowledgement()
             case Rst(code=FencedLink.code):
                 return  # both dialled at once, and the peer took its own link: this one is done for, not the session
             case Rst(code=code, reason=reason):
@@ -498,41 +488,41 @@ class SessionCore:
             # With data on its way anyway, half the time is enough: alone it would be a record and a wake-up of its own.
             early_ms = self.parameters.acknowledge_after_ms / 2 if outgoing.pending else 0
             if now_ms >= due_ms - early_ms:
-                self._queue_acknowledgement()
-        if self._control:
-            taken.extend(self._control)
-            self._control.clear()
+                self.queue_acknowledgement()
+        if self.control:
+            taken.extend(self.control)
+            self.control.clear()
         if self.state is not _FAILED:
             if outgoing.acknowledged == outgoing.sent:
-                self._unanswered_ms = now_ms
+                self.unanswered_ms = now_ms
             outgoing.take_frames(budget_bytes, taken)
         return taken
 
     def _queue(self, frame: bytes) -> None:
         if self.linked:
-            self._control.append(frame)
+            self.control.append(frame)
 
-    def _queue_acknowledgement(self) -> None:
-        self._acknowledged = self.incoming.received
+    def queue_acknowledgement(self) -> None:
+        self.acknowledged_bytes = self.incoming.received
         self.incoming.advertised = self.incoming.limit
-        self._unacknowledged_frames = 0
+        self.unacknowledged_frames = 0
         self.acknowledge_due_ms = None
-        self._queue(encode_frame(Ack(self._acknowledged, self.incoming.advertised)))
+        self._queue(encode_frame(Ack(self.acknowledged_bytes, self.incoming.advertised)))
 
     def _progressed(self, now_ms: float) -> None:
-        if self._gap_from_ms is not None:
-            gap = now_ms - self._gap_from_ms
-            self._gap_from_ms = None
+        if self.gap_from_ms is not None:
+            gap = now_ms - self.gap_from_ms
+            self.gap_from_ms = None
             self.statistics.last_gap_ms = gap
             self.statistics.longest_gap_ms = max(self.statistics.longest_gap_ms, gap)
-        self._progress_ms = now_ms
+        self.progress_ms = now_ms
 
     # --- time and states --------------------------------------------------------------------------------------------
 
     def next_timer(self) -> float | None:
         """When `tick` is due, in ms; None when the session is over for good."""
         if self.state is _ATTACHED:
-            due_ms = self._dead_at_ms() if self._ping_at_ms is not None else self._heartbeat_at_ms()
+            due_ms = self._dead_at_ms() if self.ping_at_ms is not None else self._heartbeat_at_ms()
             acknowledge_ms = self.acknowledge_due_ms
             return due_ms if acknowledge_ms is None else min(due_ms, acknowledge_ms)
         match self.state:
@@ -544,11 +534,12 @@ class SessionCore:
 
     def _heartbeat_at_ms(self) -> float:
         """When to ask whether the peer is there. Soon, while it owes an acknowledgement; else the more rarely, the
-        longer nothing of the stream has moved: a node with thousands of idle sessions would do nothing else."""
-        heartbeat_ms, heard_ms, outgoing = self.parameters.heartbeat_ms, self._heard_ms, self.outgoing
+        longer nothing of the stream has moved, each time after as long again: a node that takes thousands of sessions
+        in a minute would do nothing else."""
+        heartbeat_ms, heard_ms, outgoing = self.parameters.heartbeat_ms, self.heard_ms, self.outgoing
         if outgoing.acknowledged < outgoing.sent or outgoing.pending:
-            return max(heard_ms, self._unanswered_ms) + heartbeat_ms
-        quiet_ms = (heard_ms - self._progress_ms) / 4
+            return max(heard_ms, self.unanswered_ms) + heartbeat_ms
+        quiet_ms = heard_ms - self.progress_ms
         return heard_ms + max(heartbeat_ms, min(quiet_ms, self.parameters.idle_heartbeat_ms))
 
     def tick(self, now_ms: float) -> bool:
@@ -559,10 +550,10 @@ class SessionCore:
             )
         if self.state is not State.ATTACHED:
             return False
-        if self._ping_at_ms is not None:
+        if self.ping_at_ms is not None:
             return now_ms >= self._dead_at_ms()
         if now_ms >= self._heartbeat_at_ms():
-            self._ping_at_ms = self._pinged_ms = now_ms
+            self.ping_at_ms = self._pinged_ms = now_ms
             self._ping_number += 1
             self._queue(encode_frame(Ping(self._ping_number)))
         return False
@@ -570,7 +561,7 @@ class SessionCore:
     def _dead_at_ms(self) -> float:
         """When an unanswered ping means that the link is dead. A ping that we sent late has its full time, too."""
         wait = self.parameters.dead_after_ms - self.parameters.heartbeat_ms
-        return max(self._heard_ms + self.parameters.dead_after_ms, (self._ping_at_ms or 0.0) + wait)
+        return max(self.heard_ms + self.parameters.dead_after_ms, (self.ping_at_ms or 0.0) + wait)
 
     def expired(self, now_ms: float) -> bool:
         """The session may be forgotten."""

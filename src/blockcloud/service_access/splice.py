@@ -86,6 +86,8 @@ class TcpSide(asyncio.Protocol):
         if self._lost:
             session.abort("connection_closed", "the program behind the session has closed its connection")
             return
+        if not self._writable.is_set():
+            session.pause_reading()
         early, self._early = self._early, b""
         if early:
             self.data_received(early)
@@ -161,15 +163,24 @@ class TcpSide(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._writable.clear()
+        if self.session is not None:
+            self.session.pause_reading()
 
     def resume_writing(self) -> None:
         self._writable.set()
+        if self.session is not None:
+            self.session.resume_reading()
 
     async def write(self, pieces: list[bytes | memoryview]) -> None:
         """Write, and wait while the other program does not read (back-pressure)."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.writelines(pieces)
             await self._writable.wait()
+
+    def pass_on(self, piece: bytes | memoryview) -> None:
+        """Write what the session has brought. While the other program does not read, the session is held back."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(piece)
 
     def write_eof(self) -> None:
         """End our direction."""
@@ -197,8 +208,8 @@ async def splice(session: Session, tcp: TcpSide) -> SessionEnded | None:
     """Pass bytes until both directions have ended; the session's error if it ended in one. Both are closed then."""
     try:
         tcp.start(session)
-        while pieces := await session.read_pieces():
-            await tcp.write(pieces)
+        session.set_receiver(tcp.pass_on)
+        await session.peer_finished()
         tcp.write_eof()
         await session.drained()
     except SessionEnded as error:

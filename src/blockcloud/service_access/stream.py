@@ -7,7 +7,8 @@ endpoint) when a new link is needed.
 from __future__ import annotations
 
 import asyncio
-from typing import Final, Protocol
+from collections.abc import Callable
+from typing import Final, Protocol, TypeAlias
 
 from blockcloud.primitives.errors import BlockCloudError, PeerFault
 from blockcloud.primitives.limits import SESSION_DATAGRAM_BYTES
@@ -16,6 +17,7 @@ from blockcloud.service_access.errors import DatagramTooLarge, FencedLink, Sessi
 from blockcloud.service_access.frames import Data, Frame, Rst
 from blockcloud.service_access.links.link import Link
 from blockcloud.service_access.session import Role, SessionCore, State, Statistics
+from blockcloud.service_access.small_messages import frame_small, receive_small
 
 READ_BYTES: Final = 256 * 1024
 SEND_BATCH_BYTES: Final = 256 * 1024
@@ -24,6 +26,10 @@ JOINED_BYTES: Final = 16 * 1024  # one TLS record
 # Looking a member of an Enum up costs as much as all else that is done for a small message.
 _ATTACHED: Final = State.ATTACHED
 _FAILED: Final = State.FAILED
+
+
+# Called with every piece of the stream, in order; it must not raise.
+Receiver: TypeAlias = Callable[[bytes | memoryview], object]
 
 
 class SessionKeeper(Protocol):
@@ -42,20 +48,9 @@ class Session:
     """
 
     __slots__ = (
-        *(
-            "core",
-            "name",
-            "peer_key",
-            "_changes",
-            "_datagram_reader",
-            "_discard",
-            "_keeper",
-            "_link",
-            "_loop",
-            "_old",
-            "_over",
-        ),
-        *("_reader", "_timer", "_timer_ms", "_unsettled", "_writer"),
+        *("core", "name", "peer_key", "_acknowledge_after_ms", "_changes", "_datagram_reader", "_discard", "_keeper"),
+        *("_link", "_loop", "_old", "_over", "_passing", "_reader", "_reading", "_receiver", "_timer", "_timer_ms"),
+        *("_unsettled", "_writer"),
     )
 
     def __init__(self, core: SessionCore, *, name: str, peer_key: bytes, keeper: SessionKeeper) -> None:
@@ -71,6 +66,10 @@ class Session:
         self._writer: asyncio.Future[None] | None = None
         self._datagram_reader: asyncio.Future[None] | None = None
         self._changes: list[asyncio.Future[None]] = []  # of link or state
+        self._receiver: Receiver | None = None
+        self._reading = True  # the receiver takes what comes
+        self._passing = False  # it is being called with what has waited
+        self._acknowledge_after_ms = core.parameters.acknowledge_after_ms
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ms = 0.0
         self._unsettled = False  # something came that was not data
@@ -131,8 +130,52 @@ class Session:
             self._pump()
         return pieces
 
+    def set_receiver(self, receiver: Receiver) -> None:
+        """From now on call `receiver` with what arrives, as it arrives, instead of letting `read` wait for it: no task
+        has to be woken for a message. `pause_reading` holds the peer back; the end is for `peer_finished` to tell."""
+        self._receiver = receiver
+        self._pass_on()
+
+    def pause_reading(self) -> None:
+        """The receiver takes no more for now. What was on its way to it already still comes."""
+        self._reading = False
+
+    def resume_reading(self) -> None:
+        """The receiver goes on."""
+        self._reading = True
+        self._pass_on()
+
+    async def peer_finished(self) -> None:
+        """Wait until the peer's stream has ended and the receiver has had all of it. Raises SessionEnded's children."""
+        core = self.core
+        while core.incoming.waiting or not core.peer_ended:
+            if core.error is not None:
+                raise core.error
+            self._reader = self._loop.create_future()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
+
+    def _pass_on(self) -> None:
+        """Give the receiver what waits."""
+        receiver, core = self._receiver, self.core
+        if receiver is None or self._passing:
+            return
+        self._passing = True
+        try:
+            while self._reading and core.incoming.waiting:
+                for piece in self._take(READ_BYTES):
+                    receiver(piece)
+        finally:
+            self._passing = False
+        if self._reader is not None and core.peer_ended and not core.incoming.waiting:
+            _wake(self._reader)
+
     async def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send `data`; returns when the bounded buffer has all of it. Raises SessionEnded's children."""
+        if self._write_small(data):
+            return
         core = self.core
         view: bytes | bytearray | memoryview = data
         while True:
@@ -150,11 +193,27 @@ class Session:
                 finally:
                     self._writer = None
 
-    def write_now(self, data: bytes) -> int:
+    def write_now(self, data: bytes | memoryview) -> int:
         """Take as much of `data` as there is room for, without waiting; how many bytes."""
+        if self._write_small(data):
+            return len(data)
         accepted = self.core.write(data)
         self._pump()
         return accepted
+
+    def _write_small(self, data: bytes | bytearray | memoryview) -> bool:
+        """Send `data` at once if that is all there is to do."""
+        link = self._link
+        if link is None or link.paused:
+            return False
+        now_ms = self._loop.time() * 1_000
+        frame = frame_small(self.core, data, now_ms)
+        if frame is None:
+            return False
+        link.send(frame)
+        if self._timer is None or self._timer_ms > now_ms + self._acknowledge_after_ms:
+            self._schedule(now_ms)
+        return True
 
     def send_datagram(self, data: bytes) -> None:
         """Send `data` (at most 1,200 bytes) beside the stream: it may get lost, and overtake. A link that is busy or
@@ -299,6 +358,26 @@ class Session:
 
     # --- LinkOwner --------------------------------------------------------------------------------------------------
 
+    def link_small(self, link: Link, data: bytes) -> bool:
+        """See LinkOwner: the common case of `link_frame` and `link_settled` in one."""
+        if link is not self._link or self._old is not None or self._discard:
+            return False
+        core, now_ms, receiver = self.core, self._loop.time() * 1_000, self._receiver
+        at_once = receiver is not None and self._reading and not self._passing
+        payload = receive_small(core, link.counter, data, now_ms, at_once)
+        if payload is None:
+            return False
+        if at_once and receiver is not None:
+            receiver(payload)
+        elif self._reader is not None and receiver is None:
+            _wake(self._reader)
+        due_ms = core.acknowledge_due_ms
+        if due_ms is not None and due_ms <= now_ms:
+            self._pump()
+        elif self._timer is None or self._timer_ms > now_ms + self._acknowledge_after_ms:
+            self._schedule(now_ms)
+        return True
+
     def link_frame(self, link: Link, frame: Frame) -> None:
         """A frame of the session, from its link or an older one (the core knows)."""
         if self._old is not None and link is self._link:
@@ -316,7 +395,9 @@ class Session:
         if self._unsettled or self._discard or self.core.must_send(now_ms):
             self._settle()
             return
-        if self._reader is not None:
+        if self._receiver is not None:
+            self._pass_on()
+        elif self._reader is not None:
             _wake(self._reader)
         self._schedule(now_ms)
 
@@ -368,6 +449,8 @@ class Session:
         if self._discard and core.waiting:
             core.read(core.waiting, self._now_ms())
         self._pump()
+        if self._receiver is not None:
+            self._pass_on()
         if self._reader is not None and (core.waiting or core.peer_ended or core.error is not None):
             _wake(self._reader)
         if self._writer is not None and (core.room or core.error is not None):
@@ -389,7 +472,7 @@ class Session:
 
     def _schedule(self, now_ms: float) -> None:
         # What is new is due no sooner than an acknowledgement of now; a timer before that sets itself again.
-        if self._timer is not None and self._timer_ms <= now_ms + self.core.parameters.acknowledge_after_ms:
+        if self._timer is not None and self._timer_ms <= now_ms + self._acknowledge_after_ms:
             return
         due = self.core.next_timer()
         if due is None or self._over:

@@ -16,6 +16,7 @@ PIECE: Final = bytes(64 * 1024)
 # Requests, as numbers. Anything below asks for as many bytes.
 PACED: Final = 2**63  # 16 KiB every 2 ms until the client leaves (sessions only)
 ECHO: Final = 2**62  # from now on, everything comes back
+AWAITED_ECHO: Final = 2**61  # the same, by a program that awaits `read` and `write` (sessions only)
 
 
 class PlainServer(asyncio.Protocol):

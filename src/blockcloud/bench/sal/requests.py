@@ -1,7 +1,8 @@
 """Requests a second: 100 bytes there and back, one after the other on each stream; one stream, and 32 at once.
 
-Sessions and plain TLS have the same number of connections. A session's program awaits `write` and `read`; the plain
-one is a pair of protocols, the cheapest that there is, with the same awaiting pair (asyncio streams) beside it.
+Sessions and plain TLS have the same number of connections. Like is set beside like: sessions whose programs are called
+with what arrives (`set_receiver`, as `forward` and `publish` do) beside a pair of asyncio protocols, and sessions whose
+programs await `write` and `read` beside a client of asyncio streams, whose server is still a protocol.
 """
 
 from __future__ import annotations
@@ -13,19 +14,57 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
-from blockcloud.bench.sal.plain import ECHO, MESSAGE, REQUEST_BYTES, EchoClient, verifying_context
+from blockcloud.bench.sal.plain import AWAITED_ECHO, ECHO, MESSAGE, REQUEST_BYTES, EchoClient, verifying_context
 from blockcloud.bench.sal.servers import NAME, server
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.service_access.connector import Connector
 from blockcloud.service_access.endpoint import ServiceEndpoint
+from blockcloud.service_access.stream import Session
 
 MANY: Final = 32
 Asker = Callable[[int], Awaitable[None]]
 
 
+class _EchoSession:
+    """As `EchoClient`, over a session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._requests = self._missing = 0
+        self._done: asyncio.Future[None] | None = None
+
+    async def ask(self, requests: int) -> None:
+        """So many requests, one after the other."""
+        self._requests = requests
+        self._done = asyncio.get_running_loop().create_future()
+        self._send()
+        await self._done
+
+    def receive(self, piece: bytes | memoryview) -> None:
+        self._missing -= len(piece)
+        if self._missing == 0:
+            self._requests -= 1
+            if self._requests:
+                self._send()
+            elif self._done is not None:
+                self._done.set_result(None)
+
+    def _send(self) -> None:
+        self._missing = len(MESSAGE)
+        self._session.write_now(MESSAGE)
+
+
 async def _session_asker(connector: Connector) -> Asker:
     session = await connector.connect(NAME)
     await session.write(ECHO.to_bytes(REQUEST_BYTES))
+    client = _EchoSession(session)
+    session.set_receiver(client.receive)
+    return client.ask
+
+
+async def _awaiting_asker(connector: Connector) -> Asker:
+    session = await connector.connect(NAME)
+    await session.write(AWAITED_ECHO.to_bytes(REQUEST_BYTES))
 
     async def ask(requests: int) -> None:
         for _ in range(requests):
@@ -74,8 +113,9 @@ async def measure_requests(rounds: int, requests: int) -> dict[str, Any]:
         for streams in (1, MANY):
             askers = {
                 "plain": [await plain_asker() for _ in range(streams)],
-                "awaiting": [await stream_asker() for _ in range(streams)],
                 "session": [await _session_asker(connector) for _ in range(streams)],
+                "plain_awaiting": [await stream_asker() for _ in range(streams)],
+                "session_awaiting": [await _awaiting_asker(connector) for _ in range(streams)],
             }
             rates: dict[str, list[float]] = {who: [] for who in askers}
             for number in range(rounds + 1):  # the first warms up
@@ -83,10 +123,9 @@ async def measure_requests(rounds: int, requests: int) -> dict[str, Any]:
                     rate = await _rate(those, requests)
                     if number:
                         rates[who].append(rate)
-            figure = {who: round(statistics.median(taken)) for who, taken in rates.items()}
-            report["figures"][f"requests_{streams}_per_s"] = figure["session"]
-            report["peer"][f"requests_{streams}_per_s"] = figure["plain"]
-            report["peer"][f"requests_{streams}_awaiting_per_s"] = figure["awaiting"]
-            report["ratio"][f"requests_{streams}"] = round(figure["session"] / figure["plain"], 2)
-            report["ratio"][f"requests_{streams}_awaiting"] = round(figure["session"] / figure["awaiting"], 2)
+            for form in ("", "_awaiting"):
+                plain_rate, session_rate = (round(statistics.median(rates[who + form])) for who in ("plain", "session"))
+                report["figures"][f"requests_{streams}{form}_per_s"] = session_rate
+                report["peer"][f"requests_{streams}{form}_per_s"] = plain_rate
+                report["ratio"][f"requests_{streams}{form}"] = round(session_rate / plain_rate, 2)
     return report

@@ -13,13 +13,13 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 import uvloop
 
-from blockcloud.bench.sal.plain import ECHO, PACED, PIECE, REQUEST_BYTES, PlainServer
+from blockcloud.bench.sal.plain import AWAITED_ECHO, ECHO, PACED, PIECE, REQUEST_BYTES, PlainServer
 from blockcloud.node.open_files import allow_open_files
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.routing.address_record import Endpoint
@@ -27,6 +27,7 @@ from blockcloud.service_access import tls
 from blockcloud.service_access.addresses import HostPort
 from blockcloud.service_access.connector import Connector
 from blockcloud.service_access.endpoint import ServiceEndpoint
+from blockcloud.service_access.errors import SessionEnded
 from blockcloud.service_access.forward import Forwarder
 from blockcloud.service_access.listener import Listener, listen
 from blockcloud.service_access.publish import publish
@@ -61,6 +62,9 @@ async def _serve_session(session: Session) -> None:
             await session.write(PACED_PIECE)
             await asyncio.sleep(PACED_SECONDS)
     elif request == ECHO:
+        session.set_receiver(session.write_now)
+        await session.peer_finished()
+    elif request == AWAITED_ECHO:
         while data := await session.read():
             await session.write(data)
     else:
@@ -71,10 +75,16 @@ async def _serve_session(session: Session) -> None:
     await session.close()
 
 
+async def _serve_until_left(session: Session) -> None:
+    """A client may leave as it likes; the others are served on."""
+    with suppress(SessionEnded):
+        await _serve_session(session)
+
+
 async def _provide(listener: Listener) -> None:
     async with asyncio.TaskGroup() as group:
         async for session in listener:
-            group.create_task(_serve_session(session))
+            group.create_task(_serve_until_left(session))
 
 
 async def _hold(listener: Listener) -> None:

@@ -28,6 +28,9 @@ class LinkBroken(Unreachable):
 class LinkOwner(Protocol):
     """What a bound link talks to."""
 
+    def link_small(self, link: Link, data: bytes) -> bool:
+        """`data` has come where a frame begins. True: it was one small frame, and is done with."""
+
     def link_frame(self, link: Link, frame: Frame) -> None: ...
 
     def link_settled(self, link: Link) -> None:
@@ -59,10 +62,13 @@ class Link(ABC):
 
     def _received(self, data: bytes) -> None:
         """Bytes of frames have come; they must not be changed afterwards."""
-        self._decoder.feed(data)
-        if self._owner is not None:
-            self._deliver(self._owner)
+        owner = self._owner
+        if owner is not None:
+            if self._decoder.buffered or not owner.link_small(self, data):
+                self._decoder.feed(data)
+                self._deliver(owner)
             return
+        self._decoder.feed(data)
         if self._reading and self._decoder.buffered > UNBOUND_BYTES:
             self._reading = False
             self._pause_reading()
@@ -171,13 +177,7 @@ class StreamLink(Link, asyncio.Protocol):
             self._transport.write(self._first)
             self._first = b""
 
-    def data_received(self, data: bytes) -> None:
-        owner = self._owner
-        if owner is None:
-            self._received(data)
-            return
-        self._decoder.feed(data)
-        self._deliver(owner)
+    data_received = Link._received
 
     def eof_received(self) -> None:
         """Close: a link has no half-open state."""
@@ -200,12 +200,13 @@ class StreamLink(Link, asyncio.Protocol):
             self._transport.resume_reading()
 
     def send(self, *pieces: bytes | memoryview) -> None:
-        if self._transport is None or self.lost or self._transport.is_closing():
+        transport = self._transport
+        if transport is None or self.lost or transport.is_closing():
             return
         if len(pieces) == 1:
-            self._transport.write(pieces[0])
+            transport.write(pieces[0])
         else:
-            self._transport.writelines(pieces)
+            transport.writelines(pieces)
 
     def send_datagram(self, data: bytes) -> None:
         self.send(datagram_header(len(data)), data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections import Counter
 
 import aiocoap
 import pytest
@@ -15,7 +16,6 @@ from blockcloud.service_access.errors import SessionReset
 from blockcloud.service_access.forward import Forwarder
 from blockcloud.service_access.listener import Listener
 from blockcloud.service_access.publish import publish
-from blockcloud.service_access.udp_flow import UdpFlow
 from blockcloud.service_access.udp_forward import EARLY_DATAGRAMS, UdpForwarder
 from blockcloud.service_access.udp_publish import publish_udp
 from tests.service_access.access_world import NAME, World, bounded, until
@@ -43,10 +43,11 @@ async def echo(world: World) -> tuple[Echo, int]:
     return protocol, transport.get_extra_info("sockname")[1]
 
 
-async def published(world: World, port: int, idle_seconds: float = 300.0) -> Listener:
+async def published(world: World, port: int, idle_seconds: float = 300.0, lost: Counter[str] | None = None) -> Listener:
     listener = await world.listener()
     await listener.endpoint.start("127.0.0.1", kind="quic")
-    task = asyncio.create_task(publish_udp(listener, ("127.0.0.1", port), idle_seconds=idle_seconds))
+    counted: Counter[str] = Counter() if lost is None else lost
+    task = asyncio.create_task(publish_udp(listener, ("127.0.0.1", port), counted, idle_seconds=idle_seconds))
 
     async def stop() -> None:
         task.cancel()
@@ -71,6 +72,7 @@ class Program:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
         self._socket.connect(("127.0.0.1", port))
+        self.address = self._socket.getsockname()
         world.stack.callback(self._socket.close)
 
     def send(self, data: bytes) -> None:
@@ -139,7 +141,7 @@ async def test_flows_and_what_waits_are_bounded(world: World, monkeypatch: pytes
     forwarder, local = await forwarded(world)
     programs = [Program(world, local) for _ in range(3)]
     for number in range(EARLY_DATAGRAMS + 20):
-        programs[0].send(b"%d" % number)
+        forwarder.datagram_received(b"%d" % number, programs[0].address)  # all in one turn of the loop
     for program in programs[1:]:
         program.send(b"x")
     await until(lambda: forwarder.flow_count == 3)
@@ -148,6 +150,7 @@ async def test_flows_and_what_waits_are_bounded(world: World, monkeypatch: pytes
     for program in programs[1:]:
         assert await program.receive() == b"x"
     assert await programs[0].receive() == b"0"
+    assert forwarder.lost == {"early": 20}
     assert len(server.peers) == 3
 
 
@@ -167,8 +170,9 @@ async def test_more_sessions_than_the_publisher_takes(world: World, monkeypatch:
 
 
 async def test_what_does_not_fit_is_lost_alone(world: World) -> None:
-    _, port = await echo(world)
-    await published(world, port)
+    server, port = await echo(world)
+    lost: Counter[str] = Counter()
+    await published(world, port, lost=lost)
     forwarder, local = await forwarded(world)
     program = Program(world, local)
     program.send(bytes(1_200))
@@ -176,10 +180,11 @@ async def test_what_does_not_fit_is_lost_alone(world: World) -> None:
     program.send(bytes(1_201))
     program.send(b"after")
     assert len(await program.receive()) == 1_200
-    assert await program.receive() == b"after"
-    (flow,) = forwarder._flows.values()
-    assert isinstance(flow, UdpFlow)
-    assert flow.oversized == 1
+    assert [await program.receive() for _ in range(2)] == [b"after"] * 2
+    assert forwarder.lost == {"oversized": 1}
+    server.transport.sendto(bytes(1_201), server.peers.pop())  # type: ignore[attr-defined]
+    await until(lambda: lost == {"oversized": 1})
+    assert not forwarder.errors
 
 
 async def test_udp_and_tcp_ends_that_meet_say_so(world: World) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shlex
 import signal
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
@@ -152,6 +153,12 @@ def relay_names(given: list[str] | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(parse_name(each) for each in given or ()))
 
 
+def _counted(answers: Counter[str] | None, datagrams_lost: Counter[str] | None) -> dict[str, Any]:
+    """What is shown of the counters that this kind of publish has."""
+    counters = {"answers": answers, "datagrams_lost": datagrams_lost}
+    return {name: dict(counts) for name, counts in counters.items() if counts is not None}
+
+
 async def _publish(
     name: str,
     server: tuple[str, int],
@@ -174,14 +181,15 @@ async def _publish(
     here, to = home(), f"{server[0]}:{server[1]}"
     instance = here.instance_key()
     served: list[Listener] = []
+    lost: Counter[str] = Counter()
     proxy: SigningProxy | None = None
     if cache_control is not None:
         proxy = SigningProxy(Signer(instance, name, default_cache_control=cache_control), server)
 
     def status() -> dict[str, Any]:
-        report: dict[str, Any] = {"name": name, "to": to, "decisions": dict(served[0].decisions) if served else {}}
-        report["draining"] = name in endpoint.draining
-        return report if proxy is None else {**report, "answers": dict(proxy.counts)}
+        decisions = served[0].decisions if served else {}
+        report = {"name": name, "to": to, "decisions": dict(decisions), "draining": name in endpoint.draining}
+        return report | _counted(proxy.counts if proxy is not None else None, lost if udp else None)
 
     async def drain(request: dict[str, Any]) -> dict[str, Any]:
         if not served:
@@ -215,7 +223,10 @@ async def _publish(
         ):
             served.append(listener)
             ready(name, endpoint, control.path, name, instance=instance.public.hex(), to=to)
-            work = proxy.run(listener) if proxy is not None else (publish_udp if udp else pass_on)(listener, server)
+            if proxy is not None:
+                work = proxy.run(listener)
+            else:
+                work = publish_udp(listener, server, lost) if udp else pass_on(listener, server)
             serving = group.create_task(work)
             await listener.drained()
             serving.cancel()
@@ -295,7 +306,10 @@ async def _forward(
 
         def status() -> dict[str, Any]:
             error = forwarder.last_error
-            return {"name": name, "errors": dict(forwarder.errors), "last_error": str(error) if error else None}
+            report = {"name": name, "errors": dict(forwarder.errors), "last_error": str(error) if error else None}
+            if isinstance(forwarder, UdpForwarder):
+                report["datagrams_lost"] = dict(forwarder.lost)
+            return report
 
         try:
             async with Control(endpoint, FORWARD, status) as control:

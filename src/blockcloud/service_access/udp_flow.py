@@ -7,6 +7,7 @@ the program begins another. The stream of the session carries nothing but its en
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -19,11 +20,16 @@ FLOW_IDLE_SECONDS: Final = 300.0  # RFC 4787: at least two minutes, better five;
 
 
 class UdpFlow:
-    """See the module's text. `deliver` takes what the peer sends to the program at this end."""
+    """See the module's text. `deliver` takes what the peer sends to the program at this end.
 
-    def __init__(self, session: Session, deliver: Callable[[bytes], None], idle_seconds: float) -> None:
+    `lost["oversized"]` counts datagrams of the program that do not fit into one of a session.
+    """
+
+    def __init__(
+        self, session: Session, deliver: Callable[[bytes], None], idle_seconds: float, lost: Counter[str]
+    ) -> None:
         self.session = session
-        self.oversized = 0  # datagrams of the program that do not fit into one of a session, and were lost
+        self._lost = lost
         self._deliver = deliver
         self._idle_seconds = idle_seconds
         self._idle: asyncio.Timeout | None = None
@@ -31,7 +37,7 @@ class UdpFlow:
     def send(self, data: bytes) -> None:
         """A datagram of the program; lost if it is too large, or the session is over."""
         if len(data) > SESSION_DATAGRAM_BYTES:
-            self.oversized += 1
+            self._lost["oversized"] += 1
         elif self.session.error is None:
             self.session.send_datagram(data)
             self._touch()

@@ -25,11 +25,16 @@ log = structlog.get_logger(__name__)
 
 
 class UdpForwarder(asyncio.DatagramProtocol):
-    """A local UDP port for one name. `errors` counts by code why flows ended, and "flows_full" what had no room."""
+    """A local UDP port for one name. `errors` counts by code why flows ended, and "flows_full" what had no room.
+
+    `lost` counts datagrams of clients: "oversized" did not fit into one of a session, "early" came while the session
+    was being made, and too many waited already.
+    """
 
     def __init__(self, name: str, connector: Connector, *, idle_seconds: float = FLOW_IDLE_SECONDS) -> None:
         self.name = name
         self.errors: Counter[str] = Counter()
+        self.lost: Counter[str] = Counter()
         self.last_error: BlockCloudError | None = None
         self._connector = connector
         self._idle_seconds = idle_seconds
@@ -72,6 +77,8 @@ class UdpForwarder(asyncio.DatagramProtocol):
         elif flow is not None:
             if len(flow) < EARLY_DATAGRAMS:
                 flow.append(data)
+            else:
+                self.lost["early"] += 1
         elif len(self._flows) >= FLOWS:
             self.errors["flows_full"] += 1
         else:
@@ -91,7 +98,7 @@ class UdpForwarder(asyncio.DatagramProtocol):
                 self._failed(error)
                 await asyncio.sleep(FAILED_SECONDS)
                 return
-            flow = UdpFlow(session, lambda data: self._answer(data, client), self._idle_seconds)
+            flow = UdpFlow(session, lambda data: self._answer(data, client), self._idle_seconds, self.lost)
             early, self._flows[client] = self._flows[client], flow
             for data in early if isinstance(early, deque) else ():
                 flow.send(data)

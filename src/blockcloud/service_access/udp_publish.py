@@ -6,6 +6,7 @@ Every session has a UDP socket of its own, connected to the server, so the serve
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import cast
 
 import structlog
@@ -18,15 +19,18 @@ from blockcloud.service_access.udp_flow import FLOW_IDLE_SECONDS, FLOWS, UdpFlow
 log = structlog.get_logger(__name__)
 
 
-async def publish_udp(listener: Listener, server: HostPort, *, idle_seconds: float = FLOW_IDLE_SECONDS) -> None:
-    """Pass every session of `listener` on to `server`, until cancelled."""
+async def publish_udp(
+    listener: Listener, server: HostPort, lost: Counter[str], *, idle_seconds: float = FLOW_IDLE_SECONDS
+) -> None:
+    """Pass every session of `listener` on to `server`, until cancelled. `lost` counts datagrams of the server that are
+    "oversized": they do not fit into one of a session."""
     running: set[asyncio.Task[None]] = set()
     try:
         async for session in listener:
             if len(running) >= FLOWS:
                 session.abort("too_many", "the service has as many flows as it takes")
                 continue
-            task = asyncio.get_running_loop().create_task(_serve(session, server, idle_seconds))
+            task = asyncio.get_running_loop().create_task(_serve(session, server, lost, idle_seconds))
             running.add(task)
             task.add_done_callback(running.discard)
     finally:
@@ -35,8 +39,8 @@ async def publish_udp(listener: Listener, server: HostPort, *, idle_seconds: flo
         await asyncio.gather(*running, return_exceptions=True)
 
 
-async def _serve(session: Session, server: HostPort, idle_seconds: float) -> None:
-    side = _ServerSide(session, idle_seconds)
+async def _serve(session: Session, server: HostPort, lost: Counter[str], idle_seconds: float) -> None:
+    side = _ServerSide(session, lost, idle_seconds)
     try:
         await asyncio.get_running_loop().create_datagram_endpoint(lambda: side, remote_addr=server)
     except OSError as error:
@@ -54,8 +58,8 @@ async def _serve(session: Session, server: HostPort, idle_seconds: float) -> Non
 class _ServerSide(asyncio.DatagramProtocol):
     """The socket towards the server."""
 
-    def __init__(self, session: Session, idle_seconds: float) -> None:
-        self.flow = UdpFlow(session, self._send, idle_seconds)
+    def __init__(self, session: Session, lost: Counter[str], idle_seconds: float) -> None:
+        self.flow = UdpFlow(session, self._send, idle_seconds, lost)
         self._name = session.name
         self._transport: asyncio.DatagramTransport | None = None
 

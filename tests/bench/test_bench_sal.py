@@ -21,6 +21,7 @@ def test_every_other_part_has_a_figure_and_a_yardstick() -> None:
     assert report["figures"]["requests_32_per_s"] > 0
     assert set(report["ratio"]) == {
         "bulk_forward",
+        "bulk_quic",
         "bulk_session",
         "connect_first_byte",
         "idle_memory",

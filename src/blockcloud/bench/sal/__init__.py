@@ -6,6 +6,7 @@ so that noise hits both alike, and gives medians:
 - `connect`: connect and first byte by name with a cached resolution, against plain TLS with certificate verification;
 - `requests`: 100 bytes there and back on one stream and on 32, against as many TLS connections;
 - `bulk`: bytes a second of one stream, through a session and through `forward` and `publish`;
+- `quic`: the same through a session over a QUIC link, against bare `qh3`;
 - `idle`: memory and heartbeats of many idle sessions in one process, beside idle TLS connections;
 - `resolution`: a cached resolution and one verified by proof, without the network;
 - `gaps`: the longest pause around a move.
@@ -22,10 +23,11 @@ import uvloop
 from blockcloud.bench.sal.connecting import measure_bulk, measure_connect
 from blockcloud.bench.sal.gaps import measure_gaps
 from blockcloud.bench.sal.idle import measure_idle
+from blockcloud.bench.sal.quic import measure_quic
 from blockcloud.bench.sal.requests import measure_requests
 from blockcloud.bench.sal.resolution import measure_resolution
 
-PARTS: Final = ("connect", "requests", "bulk", "idle", "resolution", "gaps")
+PARTS: Final = ("connect", "requests", "bulk", "quic", "idle", "resolution", "gaps")
 
 
 def run(
@@ -48,6 +50,7 @@ def run(
         "connect": lambda: measure_connect(connects),
         "requests": lambda: measure_requests(rounds, requests),
         "bulk": lambda: measure_bulk(rounds, bulk_bytes),
+        "quic": lambda: measure_quic(rounds, bulk_bytes // 4),
         "idle": lambda: measure_idle(sessions, watch_s),
         "resolution": lambda: measure_resolution(resolutions),
         "gaps": lambda: measure_gaps(moves),

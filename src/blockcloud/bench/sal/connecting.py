@@ -20,7 +20,7 @@ MEGABYTE: Final = 1_000_000
 WARM_UP: Final = 5
 
 
-async def _named_seconds(connector: Connector, count: int) -> float:
+async def named_seconds(connector: Connector, count: int) -> float:
     """As `plain_seconds`, by name."""
     started = time.perf_counter()
     session = await connector.connect(NAME)
@@ -44,12 +44,12 @@ async def _alternate(rounds: int, count: int) -> dict[str, float]:
         connector = Connector(endpoint, provider.resolver())
         for _ in range(WARM_UP):
             await plain_seconds(plain.port, 1, context)
-            await _named_seconds(connector, 1)
+            await named_seconds(connector, 1)
             await plain_seconds(forward.port, 1, None)
         times: dict[str, list[float]] = {"plain": [], "session": [], "forward": []}
         for _ in range(rounds):
             times["plain"].append(await plain_seconds(plain.port, count, context))
-            times["session"].append(await _named_seconds(connector, count))
+            times["session"].append(await named_seconds(connector, count))
             times["forward"].append(await plain_seconds(forward.port, count, None))
     return {who: statistics.median(taken) for who, taken in times.items()}
 

@@ -24,7 +24,7 @@ from blockcloud.node.open_files import allow_open_files
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.routing.address_record import Endpoint
 from blockcloud.service_access import tls
-from blockcloud.service_access.addresses import HostPort
+from blockcloud.service_access.addresses import QUIC, TLS, HostPort
 from blockcloud.service_access.connector import Connector
 from blockcloud.service_access.endpoint import ServiceEndpoint
 from blockcloud.service_access.errors import SessionEnded
@@ -44,8 +44,8 @@ STOP_SECONDS: Final = 10
 class FixedResolver:
     """A cached resolution: what a consumer has after it verified a name once."""
 
-    def __init__(self, key: bytes, address: HostPort, name: str = NAME) -> None:
-        instance = Instance(key, (Endpoint("tls", *address),), 1, 2**40)
+    def __init__(self, key: bytes, address: HostPort, name: str = NAME, kind: str = TLS) -> None:
+        instance = Instance(key, (Endpoint(kind, *address),), 1, 2**40)
         self._answer = Resolution(name, bytes(32), bytes(32), (key,), (instance,), 1, 0)
 
     async def resolve(self, name: str, *, max_age_s: int = 60) -> Resolution:
@@ -126,6 +126,10 @@ async def _start(role: str, arguments: list[str], stack: AsyncExitStack) -> tupl
         context = tls.server_context()[0] if role == "tls" else None
         server = await loop.create_server(PlainServer, "127.0.0.1", 0, ssl=context)
         return {"port": server.sockets[0].getsockname()[1]}, None
+    if role == "quic":
+        from blockcloud.bench.sal.quic import PlainQuicServer
+
+        return {"port": await PlainQuicServer().start()}, None
     if role == "forward":
         port, key = arguments
         endpoint = await stack.enter_async_context(ServiceEndpoint(SigningKey.generate()))
@@ -137,9 +141,11 @@ async def _start(role: str, arguments: list[str], stack: AsyncExitStack) -> tupl
     if role == "publish":
         serving = publish(listener, ("127.0.0.1", int(arguments[0])))
     else:
-        serving = _provide(listener) if role == "provide" else _hold(listener)
+        serving = _hold(listener) if role == "hold" else _provide(listener)
     task = loop.create_task(serving)
     stack.callback(task.cancel)
+    if role == "provide-quic":
+        await listener.endpoint.move("127.0.0.1", kind=QUIC)
     return {"port": listener.addresses[0].port, "key": own.public.hex()}, listener
 
 
@@ -186,9 +192,9 @@ class Server:
         self.port = int(told["port"])
         self.key = str(told.get("key", ""))
 
-    def resolver(self) -> FixedResolver:
+    def resolver(self, kind: str = TLS) -> FixedResolver:
         """Answers with the place of this server."""
-        return FixedResolver(bytes.fromhex(self.key), ("127.0.0.1", self.port))
+        return FixedResolver(bytes.fromhex(self.key), ("127.0.0.1", self.port), kind=kind)
 
     async def move(self, host: str) -> None:
         """Move its endpoint."""

@@ -17,7 +17,6 @@ from typing import Final, cast
 
 from qh3.asyncio._transport import create_optimized_datagram_transport
 from qh3.quic.configuration import QuicConfiguration
-from qh3.quic.connection import QuicConnection
 
 from blockcloud.primitives.errors import TimedOut, Unreachable
 from blockcloud.primitives.hashes import sha256
@@ -26,7 +25,7 @@ from blockcloud.service_access import tls
 from blockcloud.service_access.addresses import QUIC, Address
 from blockcloud.service_access.links.kind import Incoming
 from blockcloud.service_access.links.link import Link, LinkBroken
-from blockcloud.service_access.links.quic_link import PeerAddress, QuicLink
+from blockcloud.service_access.links.quic_link import LinkConnection, PeerAddress, QuicLink
 from blockcloud.service_access.links.quic_listener import CONNECTION_ID_BYTES, QuicListener, send_all
 from blockcloud.service_access.session import SessionParameters
 
@@ -67,7 +66,7 @@ class QuicLinks:
         try:
             async with asyncio.timeout(timeout_ms / 1_000):
                 bound, target = await _connected(address, source)
-                dialled = _DialledSocket(QuicConnection(configuration=self._configuration()), self._dialled)
+                dialled = _DialledSocket(LinkConnection(configuration=self._configuration()), self._dialled)
                 await create_optimized_datagram_transport(asyncio.get_running_loop(), lambda: dialled, bound)
                 dialled.link.connect(target)
                 await dialled.link.established
@@ -147,7 +146,7 @@ class QuicLinks:
 class _DialledSocket(asyncio.DatagramProtocol):
     """The UDP socket of one link that we dialled."""
 
-    def __init__(self, quic: QuicConnection, among: set[_DialledSocket]) -> None:
+    def __init__(self, quic: LinkConnection, among: set[_DialledSocket]) -> None:
         self.link = QuicLink(quic, self)
         self._transport: asyncio.DatagramTransport | None = None
         self._among = among

@@ -15,13 +15,12 @@ from typing import Final, cast
 
 from qh3._hazmat import pull_quic_header
 from qh3.quic.configuration import QuicConfiguration
-from qh3.quic.connection import QuicConnection
 from qh3.quic.packet import QuicPacketType, encode_quic_retry, encode_quic_version_negotiation
 
 from blockcloud.service_access.addresses import Address
 from blockcloud.service_access.links.kind import Incoming
 from blockcloud.service_access.links.link import Link
-from blockcloud.service_access.links.quic_link import PeerAddress, QuicLink
+from blockcloud.service_access.links.quic_link import LinkConnection, PeerAddress, QuicLink
 
 CONNECTION_ID_BYTES: Final = 8
 FIRST_DATAGRAM_BYTES: Final = 1_200  # RFC 9000, section 14.1
@@ -167,7 +166,7 @@ class QuicListener(asyncio.DatagramProtocol):
             )
             self.send_all([retry], addr)
             return None
-        quic = QuicConnection(
+        quic = LinkConnection(
             configuration=self._configuration,
             original_destination_connection_id=original,
             retry_source_connection_id=retried,

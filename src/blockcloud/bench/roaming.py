@@ -42,7 +42,9 @@ from blockcloud.node.logging import set_up_logging
 from blockcloud.primitives.errors import LocalFault, TimedOut
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.sdk import ChainResolver
+from blockcloud.sdk.home import Home
 from blockcloud.sdk.services import listen, open_client
+from blockcloud.service_access.addresses import TLS
 from blockcloud.service_access.connector import Connector
 from blockcloud.service_access.endpoint import ServiceEndpoint
 from blockcloud.service_access.errors import SessionEnded
@@ -75,23 +77,25 @@ async def _echo(listener: Listener) -> None:
                 await session.write(b"".join(pieces))
 
 
-async def _provider(home: str, host: str) -> None:
-    async with listen(NAME, home=home, address=(host, 0)) as listener:
-        echoing = asyncio.create_task(_echo(listener))
-        await _obey({"move": _mover(listener.endpoint)})
-        echoing.cancel()
+async def _provider(home: str, host: str, kind: str) -> None:
+    async with ServiceEndpoint(Home.find(home).instance_key()) as endpoint:
+        await endpoint.start(host, 0, kind=kind)
+        async with listen(NAME, home=home, endpoint=endpoint) as listener:
+            echoing = asyncio.create_task(_echo(listener))
+            await _obey({"move": _mover(endpoint, kind)})
+            echoing.cancel()
 
 
-async def _consumer(home: str, host: str, listens: bool, message_bytes: int) -> None:
+async def _consumer(home: str, host: str, kind: str, listens: bool, message_bytes: int) -> None:
     async with open_client(home) as client, ServiceEndpoint(SigningKey.generate()) as endpoint:
         endpoint.moved.append(client.transport.renew)
         if listens:
-            await endpoint.start(host, 0)
+            await endpoint.start(host, 0, kind=kind)
         session = await Connector(endpoint, ChainResolver(client)).connect(NAME)
         pacer = _Pacer(session, message_bytes)
         async with asyncio.TaskGroup() as group:
             running = [group.create_task(pacer.send()), group.create_task(pacer.receive())]
-            await _obey({"move": _mover(endpoint), "note": pacer.note, "settled": pacer.settled})
+            await _obey({"move": _mover(endpoint, kind), "note": pacer.note, "settled": pacer.settled})
             for task in running:
                 task.cancel()
 
@@ -144,11 +148,11 @@ class _Pacer:
         return {"gap_ms": 1_000 * gap_s, "resumes": self._session.statistics.resumes}
 
 
-def _mover(endpoint: ServiceEndpoint) -> Order:
+def _mover(endpoint: ServiceEndpoint, kind: str) -> Order:
     async def move(order: dict[str, Any]) -> dict[str, Any]:
         """Change the cable, then move the endpoint there."""
         ip(*order["ip"])
-        await endpoint.move(order["host"], 0)
+        await endpoint.move(order["host"], 0, kind=kind)
         return {}
 
     return move
@@ -247,14 +251,26 @@ class Ends:
 
 @asynccontextmanager
 async def ends(
-    place: PrivateNetwork, homes: Sequence[Path], *, listens: bool = True, message_bytes: int = MESSAGE_BYTES
+    place: PrivateNetwork,
+    homes: Sequence[Path],
+    *,
+    kind: str = TLS,
+    listens: bool = True,
+    message_bytes: int = MESSAGE_BYTES,
 ) -> AsyncIterator[Ends]:
-    """A session between two hosts, of which the consumer `listens` or not."""
+    """A session over links of that kind between two hosts, of which the consumer `listens` or not."""
     for host in (PROVIDER, CONSUMER):
         ip(*place.roam(host, 0), inside=place.namespace(host))
     arguments = [
-        ["provider", str(homes[PROVIDER]), place.address(PROVIDER, 0)],
-        ["consumer", str(homes[CONSUMER]), place.address(CONSUMER, 0), "1" if listens else "", str(message_bytes)],
+        ["provider", str(homes[PROVIDER]), place.address(PROVIDER, 0), kind],
+        [
+            "consumer",
+            str(homes[CONSUMER]),
+            place.address(CONSUMER, 0),
+            kind,
+            "1" if listens else "",
+            str(message_bytes),
+        ],
     ]
     async with AsyncExitStack() as stack:
         hosts = [
@@ -321,5 +337,8 @@ def run(*, cases: Sequence[str] = CASES, moves: int = 15) -> dict[str, Any]:
 if __name__ == "__main__":
     set_up_logging("warning")  # standard output belongs to the answers
     role, *rest = sys.argv[1:]
-    home, host = rest[:2]
-    uvloop.run(_provider(home, host) if role == "provider" else _consumer(home, host, bool(rest[2]), int(rest[3])))
+    home, host, kind, *more = rest
+    if role == "provider":
+        uvloop.run(_provider(home, host, kind))
+    else:
+        uvloop.run(_consumer(home, host, kind, bool(more[0]), int(more[1])))

@@ -159,6 +159,17 @@ def _counted(answers: Counter[str] | None, datagrams_lost: Counter[str] | None) 
     return {name: dict(counts) for name, counts in counters.items() if counts is not None}
 
 
+async def _pass_on(listener: Listener, server: tuple[str, int], datagrams_lost: Counter[str] | None) -> None:
+    """Pass sessions on to a server: one for UDP if lost datagrams are to be counted."""
+    from blockcloud.service_access.publish import publish
+    from blockcloud.service_access.udp_publish import publish_udp
+
+    if datagrams_lost is None:
+        await publish(listener, server)
+    else:
+        await publish_udp(listener, server, datagrams_lost)
+
+
 async def _publish(
     name: str,
     server: tuple[str, int],
@@ -175,8 +186,6 @@ async def _publish(
     from blockcloud.sdk.services import listen
     from blockcloud.service_access.edge.signing_proxy import Signer, SigningProxy
     from blockcloud.service_access.endpoint import ServiceEndpoint
-    from blockcloud.service_access.publish import publish as pass_on
-    from blockcloud.service_access.udp_publish import publish_udp
 
     here, to = home(), f"{server[0]}:{server[1]}"
     instance = here.instance_key()
@@ -223,11 +232,8 @@ async def _publish(
         ):
             served.append(listener)
             ready(name, endpoint, control.path, name, instance=instance.public.hex(), to=to)
-            if proxy is not None:
-                work = proxy.run(listener)
-            else:
-                work = publish_udp(listener, server, lost) if udp else pass_on(listener, server)
-            serving = group.create_task(work)
+            passing = proxy.run(listener) if proxy is not None else _pass_on(listener, server, lost if udp else None)
+            serving = group.create_task(passing)
             await listener.drained()
             serving.cancel()
             say("drained: the last session has ended")

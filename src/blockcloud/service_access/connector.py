@@ -159,6 +159,10 @@ class Connector:
         # Relays after all direct ways, and beside them: a direct dial into somebody's NAT ends only with its time.
         waiting = [(key, direct) for key, (direct, _) in ways if direct]
         waiting += [(key, relays) for key, (_, relays) in ways if relays]
+        if len(waiting) == 1:  # no race, and none of its tasks and timers
+            session = await self._try(resolution, *waiting[0])
+            self._won(session)
+            return session
         running: set[asyncio.Task[Session]] = set()
         errors: list[BlockCloudError] = []
         try:

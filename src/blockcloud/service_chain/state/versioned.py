@@ -45,7 +45,7 @@ from blockcloud.service_chain.state.undo import UndoRecords, encode_undo, tops_o
 # How many checkpoints back proofs can be made.
 RETAINED_CHECKPOINTS: Final = 64
 # Keys whose value is kept in memory, and keys whose hash is, twice over at most. A hash is made again in a microsecond.
-CACHED_KEYS: Final = 131_072
+CACHED_KEYS: Final = 98_304
 CACHED_HASHES: Final = 32_768
 # Older checkpoints whose view is kept until the next one: clients ask for the newest certified ones again and again.
 CACHED_PASTS: Final = 4

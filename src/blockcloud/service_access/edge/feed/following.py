@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from typing import Final
 
@@ -118,7 +119,8 @@ async def sessions(connect: Connect) -> AsyncGenerator[FeedSession, None]:
             feed = await FeedSession.begin(session)
         except (Unreachable, TimedOut, SessionEnded) as error:
             log.info("feed_unreachable", code=error.code, reason=str(error))
-            await asyncio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
+            pause = RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)]
+            await asyncio.sleep(random.uniform(0.5, 1.5) * pause)  # noqa: S311 - a thousand readers are not to come at once
             failures += 1
             continue
         failures = 0

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from blockcloud.service_access.edge.feed.core import Settings
     from blockcloud.service_access.edge.feed.lines import Request
     from blockcloud.service_access.edge.feed.node import Feed
+    from blockcloud.service_access.edge.feed.secret_files import Login
 
 FOLDER: Final = "feeds"
 MEBIBYTE: Final = 1024 * 1024
@@ -45,6 +46,9 @@ def feed(
     name: str,
     mqtt: Annotated[str, typer.Option(help="HOST:PORT of an MQTT broker to take readings from.")] = "",
     topic: Annotated[list[str] | None, typer.Option(help="Topic filter to subscribe to there; repeat.")] = None,
+    mqtt_login: Annotated[
+        Path | None, typer.Option(help="File with the user's name and the password for the broker, each a line.")
+    ] = None,
     http: Annotated[str, typer.Option(help="HOST:PORT to take readings at by HTTP; 0 takes a free port.")] = "",
     coap: Annotated[str, typer.Option(help="HOST:PORT to take readings at by CoAP; 0 takes a free port.")] = "",
     source: Annotated[list[str] | None, typer.Option("--from", help="Name of a feed to take over; repeat.")] = None,
@@ -74,17 +78,18 @@ def feed(
         raise typer.BadParameter("say where readings come from: --mqtt, --http, --coap or --from")
     if bool(mqtt) != bool(topic):
         raise typer.BadParameter("--mqtt HOST:PORT goes with at least one --topic FILTER")
-    if home_assistant and not mqtt:
-        raise typer.BadParameter("--home-assistant publishes at the broker of --mqtt")
+    if (home_assistant or mqtt_login) and not mqtt:
+        raise typer.BadParameter("--home-assistant and --mqtt-login are about the broker of --mqtt")
     from blockcloud.cli.service import serve_until_stopped
     from blockcloud.service_access.edge.feed.core import Settings
-    from blockcloud.service_access.edge.feed.node import read_token
+    from blockcloud.service_access.edge.feed.secret_files import read_login, read_token
 
     settings = Settings(window_seconds=window)
     settings.check()
     inputs = _Inputs(
         mqtt=address_argument(mqtt) if mqtt else None,
         topics=tuple(topic or ()),
+        login=read_login(mqtt_login) if mqtt_login is not None else None,
         http=address_argument(http) if http else None,
         coap=address_argument(coap) if coap else None,
         upstreams=tuple(parse_name(each) for each in source or ()),
@@ -101,6 +106,7 @@ class _Inputs:
 
     mqtt: tuple[str, int] | None
     topics: tuple[str, ...]
+    login: Login | None
     http: tuple[str, int] | None
     coap: tuple[str, int] | None
     upstreams: tuple[str, ...]
@@ -119,6 +125,7 @@ async def _feed(
     from blockcloud.cli.service import Control, listening
     from blockcloud.sdk.services import listen
     from blockcloud.service_access.edge.feed.node import READER_PARAMETERS, open_feed
+    from blockcloud.service_access.edge.feed.serving import READERS
     from blockcloud.service_access.endpoint import ServiceEndpoint
 
     here = home()
@@ -149,6 +156,7 @@ async def _feed(
             api=options.api,
             endpoint=endpoint,
             title=title,
+            capacity=READERS,
         )
         listener = await stack.enter_async_context(served)
         report = {"name": name, "listening": str(endpoint.addresses[0]), "control": str(control.path), **places}
@@ -170,10 +178,11 @@ async def _start_inputs(feed: Feed, stack: AsyncExitStack, inputs: _Inputs) -> d
     if inputs.coap is not None:
         places["coap"] = "{}:{}".format(*await listening(feed.take_coap(inputs.coap, inputs.token)))
     if inputs.mqtt is not None:
-        feed.take_mqtt(inputs.mqtt, inputs.topics, f"blockcloud-{feed.name}-{identity.public.hex()[:16]}")
+        identifier = f"blockcloud-{feed.name}-{identity.public.hex()[:16]}"
+        feed.take_mqtt(inputs.mqtt, inputs.topics, identifier, inputs.login)
         places["mqtt"] = {"broker": "{}:{}".format(*inputs.mqtt), "topics": list(inputs.topics)}
         if inputs.home_assistant:
-            feed.show_home_assistant(inputs.mqtt)
+            feed.show_home_assistant(inputs.mqtt, inputs.login)
     for upstream in inputs.upstreams:
         connection = feed_connection(upstream, home=home(), api=options.api, identity=identity)
         feed.collect(upstream, await stack.enter_async_context(connection))

@@ -39,14 +39,16 @@ class Broker:
 
     folder: Path
     port: int
+    passwords: Path | None = None  # of the users that it lets in; None: everybody
     process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
         assert MOSQUITTO is not None
         self.folder.mkdir(exist_ok=True)
         settings = self.folder / "mosquitto.conf"
+        who = "allow_anonymous true" if self.passwords is None else f"password_file {self.passwords}"
         settings.write_text(
-            f"listener {self.port} 127.0.0.1\nallow_anonymous true\npersistence true\n"
+            f"listener {self.port} 127.0.0.1\n{who}\npersistence true\n"
             f"persistence_location {self.folder}/\nmax_inflight_messages 1000\nuser root\n"
         )
         self.process = await asyncio.create_subprocess_exec(
@@ -70,9 +72,9 @@ class Broker:
 
 
 @asynccontextmanager
-async def mosquitto(folder: Path) -> AsyncIterator[Broker]:
+async def mosquitto(folder: Path, passwords: Path | None = None) -> AsyncIterator[Broker]:
     """A running broker."""
-    broker = Broker(folder / "broker", free_port())
+    broker = Broker(folder / "broker", free_port(), passwords)
     await broker.start()
     try:
         yield broker

@@ -19,7 +19,7 @@ from blockcloud.primitives.errors import BadConfiguration
 from blockcloud.service_access.edge.feed import senml
 from blockcloud.service_access.edge.feed.coap_exchange import LIFETIME_MS, REMEMBERED, CoapExchanges, Request
 from blockcloud.service_access.edge.feed.intake import now_us
-from blockcloud.service_access.edge.feed.node import Feed, open_feed, read_token
+from blockcloud.service_access.edge.feed.node import Feed, open_feed
 from blockcloud.service_access.edge.feed.readings import Batch, Reading
 from tests.service_access.access_world import bounded
 from tests.service_access.edge.feed_world import (
@@ -112,18 +112,6 @@ async def test_a_token_is_asked_for(feed: Feed) -> None:
             "/readings/t", content=b"1", headers=headers | {"authorization": f"Bearer {TOKEN.decode()}"}
         )
     assert [refused.status_code, wrong.status_code, right.status_code] == [401, 401, 200]
-
-
-def test_a_token_file_holds_one_that_cannot_be_guessed(tmp_path: Path) -> None:
-    path = tmp_path / "token"
-    path.write_bytes(TOKEN + b"\n")
-    assert read_token(path) == TOKEN
-    for bad in (b"short", b"with a space in it"):
-        path.write_bytes(bad)
-        with pytest.raises(BadConfiguration):
-            read_token(path)
-    with pytest.raises(BadConfiguration):
-        read_token(tmp_path / "missing")
 
 
 async def test_garbage_at_the_http_port_harms_nobody(feed: Feed) -> None:

@@ -14,6 +14,7 @@ from blockcloud.service_access.addresses import HostPort
 from blockcloud.service_access.edge.feed import home_assistant
 from blockcloud.service_access.edge.feed.board import Board
 from blockcloud.service_access.edge.feed.core import Sample
+from blockcloud.service_access.edge.feed.secret_files import Login
 
 ROUND_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 5.0
@@ -24,11 +25,13 @@ log = structlog.get_logger(__name__)
 class HomeAssistantPublisher:
     """Keeps the discovery messages and states of `board` at the broker."""
 
-    def __init__(self, feed: str, broker: HostPort, board: Board) -> None:
+    def __init__(self, feed: str, broker: HostPort, board: Board, login: Login | None = None) -> None:
         self.announced: dict[str, str] = {}  # topic of the discovery message, by series
         self._feed = feed
         self._broker = broker
         self._board = board
+        self._user = login.user if login is not None else None
+        self._password = login.password if login is not None else None
 
     async def run(self) -> None:
         """Publish until cancelled, over one connection after the other."""
@@ -36,7 +39,9 @@ class HomeAssistantPublisher:
         will = aiomqtt.Will(availability, home_assistant.OFFLINE, qos=1, retain=True)
         while True:
             try:
-                async with aiomqtt.Client(*self._broker, will=will) as client:
+                async with aiomqtt.Client(
+                    *self._broker, username=self._user, password=self._password, will=will
+                ) as client:
                     self.announced.clear()
                     await client.publish(availability, home_assistant.ONLINE, qos=1, retain=True)
                     try:

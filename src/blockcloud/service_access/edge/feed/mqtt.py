@@ -23,6 +23,7 @@ from blockcloud.primitives.errors import BadConfiguration, BlockCloudError, Busy
 from blockcloud.service_access.addresses import HostPort
 from blockcloud.service_access.edge.feed.intake import Intake, now_us
 from blockcloud.service_access.edge.feed.plain import parse_any
+from blockcloud.service_access.edge.feed.secret_files import Login
 
 IN_FLIGHT: Final = 1_000  # the broker keeps to it (Receive Maximum), and so do we
 UNACKNOWLEDGED_BYTES: Final = 128 * 1024  # beyond a message's limit a broker need not send: Maximum Packet Size
@@ -39,7 +40,7 @@ class AcknowledgingClient(aiomqtt.Client):
     """aiomqtt's client, in which messages are acknowledged by hand: the library below has it, this one does not pass it
     on."""
 
-    def __init__(self, broker: HostPort, identifier: str) -> None:
+    def __init__(self, broker: HostPort, identifier: str, login: Login | None) -> None:
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.SessionExpiryInterval = SESSION_SECONDS
         properties.ReceiveMaximum = IN_FLIGHT
@@ -47,6 +48,8 @@ class AcknowledgingClient(aiomqtt.Client):
         super().__init__(
             *broker,
             identifier=identifier,
+            username=login.user if login is not None else None,
+            password=login.password if login is not None else None,
             protocol=aiomqtt.ProtocolVersion.V5,
             clean_start=False,
             properties=properties,
@@ -63,7 +66,9 @@ class AcknowledgingClient(aiomqtt.Client):
 class MqttInput:
     """Takes readings from the topics of a broker into `intake`."""
 
-    def __init__(self, intake: Intake, broker: HostPort, topics: Sequence[str], identifier: str) -> None:
+    def __init__(
+        self, intake: Intake, broker: HostPort, topics: Sequence[str], identifier: str, login: Login | None = None
+    ) -> None:
         """Raises BadConfiguration."""
         if not topics or len(topics) > TOPICS:
             raise BadConfiguration("an MQTT input has at least one topic", topics=len(topics), limit=TOPICS)
@@ -73,13 +78,14 @@ class MqttInput:
         self._broker = broker
         self._topics = tuple(topics)
         self._identifier = identifier
+        self._login = login
 
     async def run(self) -> None:
         """Take readings until cancelled, over one connection after the other."""
         failures = 0
         while True:
             try:
-                async with AcknowledgingClient(self._broker, self._identifier) as client:
+                async with AcknowledgingClient(self._broker, self._identifier, self._login) as client:
                     await self._subscribe(client)
                     failures = 0
                     self.connected.set()

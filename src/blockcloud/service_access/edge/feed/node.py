@@ -21,6 +21,7 @@ from blockcloud.service_access.edge.feed.http import HttpInput
 from blockcloud.service_access.edge.feed.intake import Intake
 from blockcloud.service_access.edge.feed.mqtt import MqttInput
 from blockcloud.service_access.edge.feed.outbox import AGGREGATE_BYTES, SAMPLE_BYTES, Outbox
+from blockcloud.service_access.edge.feed.secret_files import Login
 from blockcloud.service_access.edge.feed.serving import Readers
 from blockcloud.service_access.listener import Listener
 from blockcloud.service_access.session import SessionParameters
@@ -29,7 +30,6 @@ from blockcloud.service_access.session import SessionParameters
 READER_PARAMETERS: Final = SessionParameters(
     heartbeat_ms=2_000, dead_after_ms=8_000, give_up_ms=10_000, buffer_bytes=64 * 1024
 )
-TOKEN_BYTES_MIN: Final = 16
 
 log = structlog.get_logger(__name__)
 
@@ -79,15 +79,17 @@ class Feed:
         self._inputs.append(part)
         return place
 
-    def take_mqtt(self, broker: HostPort, topics: Sequence[str], identifier: str) -> MqttInput:
+    def take_mqtt(
+        self, broker: HostPort, topics: Sequence[str], identifier: str, login: Login | None = None
+    ) -> MqttInput:
         """Take readings from a broker. Raises BadConfiguration."""
-        self.mqtt = MqttInput(self.intake, broker, topics, identifier)
+        self.mqtt = MqttInput(self.intake, broker, topics, identifier, login)
         self._start(self.mqtt.run())
         return self.mqtt
 
-    def show_home_assistant(self, broker: HostPort) -> HomeAssistantPublisher:
+    def show_home_assistant(self, broker: HostPort, login: Login | None = None) -> HomeAssistantPublisher:
         """Publish the series at a broker for Home Assistant."""
-        publisher = HomeAssistantPublisher(self.name, broker, self.readers.board)
+        publisher = HomeAssistantPublisher(self.name, broker, self.readers.board, login)
         self._start(publisher.run())
         return publisher
 
@@ -190,14 +192,3 @@ async def open_feed(
         yield feed
     finally:
         await feed.close()
-
-
-def read_token(path: Path) -> bytes:
-    """The token that devices have to show. Raises BadConfiguration."""
-    try:
-        token = path.read_bytes().strip()
-    except OSError as error:
-        raise BadConfiguration(f"cannot read the token: {error.strerror}", path=str(path)) from None
-    if len(token) < TOKEN_BYTES_MIN or any(byte <= 0x20 or byte > 0x7E for byte in token):
-        raise BadConfiguration("a token is at least 16 printable characters", path=str(path))
-    return token

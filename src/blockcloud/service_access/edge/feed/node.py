@@ -31,6 +31,8 @@ READER_PARAMETERS: Final = SessionParameters(
     heartbeat_ms=2_000, dead_after_ms=8_000, give_up_ms=10_000, buffer_bytes=64 * 1024
 )
 
+CANCEL_SECONDS: Final = 1.0
+
 log = structlog.get_logger(__name__)
 
 
@@ -129,8 +131,9 @@ class Feed:
         for part in self._inputs:
             await part.close()
         for task in self._tasks[::-1]:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            while not task.done():  # `asyncio.wait_for` of 3.11, which aiomqtt uses, may swallow a cancellation
+                task.cancel()
+                await asyncio.wait((task,), timeout=CANCEL_SECONDS)
         self.readers.close()
         self.outbox.close()
         if self.failed.done() and not self.failed.cancelled():

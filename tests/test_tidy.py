@@ -37,7 +37,7 @@ SERVICE_ACCESS_ADAPTORS = (
     *"peer_search reception redial splice steering stream tls udp_flow udp_forward udp_publish".split(),
 )
 RELAY_ADAPTORS = "control_stream dialling pipe places registration server".split()
-FEED_ADAPTORS = "announcing coap collecting following http intake mqtt node outbox serving".split()
+FEED_ADAPTORS = "announcing coap collecting following http intake mqtt node outbox secret_files serving".split()
 EDGE_ADAPTORS = "streams exchange upstream signing_proxy caching_node".split()
 PROXY_ADAPTORS = "dns_stub http_proxy local_services socks_proxy".split()
 ADAPTORS = (

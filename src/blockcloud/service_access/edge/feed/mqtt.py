@@ -74,6 +74,7 @@ class MqttInput:
             raise BadConfiguration("an MQTT input has at least one topic", topics=len(topics), limit=TOPICS)
         self.connected = asyncio.Event()
         self.last_error = ""
+        self.acknowledged = 0  # messages, since the start
         self._intake = intake
         self._broker = broker
         self._topics = tuple(topics)
@@ -136,6 +137,7 @@ class MqttInput:
             await taking
             if message.qos:
                 client.acknowledge(message)
+                self.acknowledged += 1
 
     async def _take(self, message: aiomqtt.Message) -> None:
         """Take a message's readings. Raises what says that they cannot be taken now."""

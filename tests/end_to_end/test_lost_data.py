@@ -17,6 +17,7 @@ from blockcloud.routing.address_record import verify_record
 from blockcloud.routing.service_file import build_service_file, service_file_hash
 from blockcloud.sdk.client import AsyncClient
 from blockcloud.sdk.resolver import ChainResolver, HttpAnnouncer
+from blockcloud.service_access.addresses import Address
 from blockcloud.service_access.announce import address_record
 from blockcloud.service_access.resolution import UnknownName
 from tests.end_to_end.ledger_world import World, devnet_world, until
@@ -35,7 +36,7 @@ async def publish_through(world: World, client: AsyncClient, instance: SigningKe
     owner = world.key("provider")
     await client.preorder_and_register(owner, NAME, service_file_hash=file_hash, instance_keys=(instance.public,))
     await client.put_service_file(file)
-    addresses = (("127.0.0.1", 4_000),)
+    addresses = (Address("tls", "127.0.0.1", 4_000),)
     record = address_record(
         NAME,
         instance,

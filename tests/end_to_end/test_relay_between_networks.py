@@ -108,7 +108,7 @@ async def test_a_session_between_two_networks_lives_while_a_relay_does(tmp_path:
         consumer, _ = await networks.party(CONSUMER, "consumer", SERVICE, *RELAYS.values())
         await said(consumer, 1)
 
-        ip(*network.roam(1), inside=network.namespace(PROVIDER))
+        ip(*network.roam(PROVIDER, 1), inside=network.namespace(PROVIDER))
         moved = await provider.ask(f"move {network.address(PROVIDER, 1)}")
         assert moved["moved"].startswith(network.address(PROVIDER, 1))
         assert len(moved["addresses"]) == 3, moved

@@ -12,6 +12,7 @@ import pytest
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.sdk.client import AsyncClient
 from blockcloud.sdk.resolver import HttpAnnouncer
+from blockcloud.service_access.addresses import Address
 from blockcloud.service_access.announce import address_record
 from tests.end_to_end.ledger_world import World, devnet_world, until
 from tests.end_to_end.service_world import (
@@ -149,7 +150,7 @@ async def a_lease_ends_by_itself(world: World, service: ServiceWorld, instance: 
     record = address_record(
         NAME,
         instance,
-        (("127.0.0.1", 4_000),),
+        (Address("tls", "127.0.0.1", 4_000),),
         sequence=2**42,
         now_s=now_s - ISSUED_AGO_SECONDS,
         lease_s=LEASE_SECONDS,

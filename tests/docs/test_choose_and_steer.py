@@ -53,6 +53,12 @@ async def served(stack: AsyncExitStack, folder: Path, content: bytes, port: int)
     await stack.enter_async_context(running(folder, *server, environment=os.environ))
 
 
+def all_well(shown: dict[str, Any]) -> bool:
+    """Both instances are healthy and measured."""
+    known = shown["instances"]
+    return len(known) == 2 and all(each["healthy"] and (each["round_trip_ms"] or 0) > 0 for each in known)
+
+
 @pytest.mark.long
 async def test_the_how_to_on_instances_and_rules_works_as_written(tmp_path: Path) -> None:
     ports = {name: free_port() for name in ("8080", "8081", "9000", "9001")}
@@ -75,10 +81,10 @@ async def test_the_how_to_on_instances_and_rules_works_as_written(tmp_path: Path
             seen = {b""}
             while seen < {b"", b"one\n", b"two\n"}:  # two equals: chance, or exploration, takes each in turn
                 seen.add(await fetch(port))
-        shown = await typed(tmp_path, table)
-        assert len(shown["instances"]) == 2
+        async with asyncio.timeout(STEP_SECONDS):
+            while not all_well(shown := await typed(tmp_path, table)):
+                continue  # on a busy machine one may have been late, and is probed again
         assert sum(rule["matches"] for rule in shown["rules"] if rule["origin"] == "record") >= 2
-        assert all(each["healthy"] and each["round_trip_ms"] > 0 for each in shown["instances"])
         assert (await typed(tmp_path, priced))["service_file"]["bc:price"] == {"amount": "0.001", "unit": "request"}
         await ready(stack, tmp_path, limited)
         assert await fetch(ports["9001"]) in (b"one\n", b"two\n")

@@ -39,6 +39,7 @@ FILE_BYTES: Final = 256 * 1024 * 1024
 SMALL_FILE: Final = b"the service answers\n"
 PROVIDER_MOVE_AT: Final = 0.2
 CONSUMER_MOVE_AT: Final = 0.4
+DOWNLOAD_COMMANDS: Final = 8  # that it lasts at least: four fall into the last four fifths of it
 CATCH_UP_SECONDS: Final = 30
 HEARTBEAT_SECONDS: Final = 3
 
@@ -198,6 +199,7 @@ async def _download_while_moving(cast: Cast, seconds: float) -> None:
     )
     url, target = f"http://{cast.forward['listening']}/large.bin", stage.folder / "received.bin"
     report.line(f"      consumer uses {url}")
+    seconds = max(seconds, DOWNLOAD_COMMANDS * stage.slowest_command_s)
     client = await stage.start("client", *download_command(url, target, int(FILE_BYTES / seconds)))
     await until(lambda: _received(target, PROVIDER_MOVE_AT), 60, "the first part of the download")
     serving = await _serving_replica(cast)

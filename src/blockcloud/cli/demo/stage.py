@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ class Stage:
 
     folder: Path
     processes: list[asyncio.subprocess.Process] = field(default_factory=list)
+    slowest_command_s: float = 0.0  # of those that ran to their end
 
     async def start(self, log: str, *command: str) -> asyncio.subprocess.Process:
         """Start a program with its messages in `log`.log; its standard output can be read."""
@@ -56,8 +58,10 @@ class Stage:
 
     async def run_blockcloud(self, home: Path, *arguments: str) -> tuple[int, Any]:
         """Run a `blockcloud` command to its end: exit code, and the JSON object it printed (None for none)."""
+        start = time.monotonic()
         process = await self.start("commands", *blockcloud_command(home, *arguments))
         output, _ = await process.communicate()
+        self.slowest_command_s = max(self.slowest_command_s, time.monotonic() - start)
         assert process.returncode is not None
         return process.returncode, msgspec.json.decode(output) if output.strip() else None
 

@@ -162,6 +162,7 @@ class Side:
                 self.pump()
             case ("announce",):
                 core.announce_move(())
+                self.pump()  # as `Session.announce_move` does
             case ("fin",):
                 self.arrive(encode_frame(Fin(incoming.received)))
             case ("ping",):
@@ -193,6 +194,7 @@ def lived(steps: list[tuple[Any, ...]]) -> Side:
 @example([("write", 4_000), ("write", 4_000)])
 @example([("write", 100), ("acknowledge", 0, 90_000), ("write", 4_000), ("write", 4_000)])  # no room
 @example([("announce",), ("write", 100)])
+@example([("pause",), ("announce",), ("data", 1, 0, False), ("resume",), ("write", 100)])
 @example([("finish",), ("write", 100)])
 @example([("write", 100), ("acknowledge", 100, 90_000), ("attach", 1, 100), ("advance", 260), ("write", 100)])
 @settings(max_examples=400, deadline=None)

@@ -16,9 +16,9 @@ from blockcloud.primitives.hashes import tagged_hash
 from blockcloud.primitives.limits import COMMITTEE_MEMBERS, STATE_VALUE_BYTES, TRANSACTION_BYTES
 from blockcloud.service_chain import resources
 from blockcloud.service_chain.fees import OPERATION_WEIGHTS, ROWS_PER_UNIT, weight_of
+from blockcloud.service_chain.fields import LINK_ADDRESS_BYTES
 from blockcloud.service_chain.genesis import RESOURCE_WEIGHT, Genesis
 from blockcloud.service_chain.operations import (
-    LINK_ADDRESS_BYTES,
     ReportChallenges,
     StakeResources,
     Transfer,

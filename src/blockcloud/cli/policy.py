@@ -208,7 +208,8 @@ def revoke(
 ) -> None:
     """Void a grant for a name of yours; its sessions end within a second."""
     from blockcloud.service_access.grants import expiry_of, revocation_ids
-    from blockcloud.service_chain.operations import NUMBER_MAX, RevokeGrant
+    from blockcloud.service_chain.fields import NUMBER_MAX
+    from blockcloud.service_chain.operations import RevokeGrant
 
     if bool(what) == everything:
         raise typer.BadParameter("name one grant, or say --all")

@@ -15,7 +15,6 @@ from typing import Annotated, Any, Final, TypeAlias, get_args
 from msgspec import Meta
 
 from blockcloud.primitives import codec
-from blockcloud.primitives.amounts import MAXIMUM_MICRO_BLOC
 from blockcloud.primitives.certificates import CHECKPOINT, HANDOVER, SignedStatement, Statement
 from blockcloud.primitives.codec import Struct
 from blockcloud.primitives.errors import Malformed
@@ -24,9 +23,6 @@ from blockcloud.primitives.keys import verify
 from blockcloud.primitives.limits import (
     ACCOUNT_KEYS,
     DELEGATIONS,
-    INSTANCE_KEYS,
-    LABEL_BYTES,
-    NAME_BYTES,
     TRANSACTION_BYTES,
 )
 from blockcloud.primitives.names import parse_name
@@ -39,34 +35,28 @@ from blockcloud.service_chain.contracts.limits import (
 from blockcloud.service_chain.contracts.limits import (
     SALT_BYTES as CONTRACT_SALT_BYTES,
 )
+from blockcloud.service_chain.fields import (
+    API_URL_BYTES,
+    NUMBER_MAX,
+    Amount,
+    ApiUrl,
+    Digest,
+    Key,
+    Keys,
+    LabelText,
+    LinkAddress,
+    NameText,
+    Number,
+    OptionalDigest,
+    PolicyText,
+    PositiveAmount,
+    Salt,
+    Signature,
+)
 from blockcloud.service_chain.name_price import PriceRule
 from blockcloud.transaction_chain.block import DIGEST_DOMAIN, SIGNATURE_DOMAIN, Header
 from blockcloud.transaction_chain.cloudpos.stake import StakeClaim
 from blockcloud.transaction_chain.cloudpos.verdicts import Report
-
-# Heights, sequences and lane numbers: they fit a signed 64-bit integer of any language.
-NUMBER_MAX: Final = 2**63 - 1
-API_URL_BYTES: Final = 256
-LINK_ADDRESS_BYTES: Final = 128
-SALT_BYTES: Final = 32
-
-Key: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=32)]
-Digest: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=32)]
-# A digest, or empty for none.
-OptionalDigest: TypeAlias = Annotated[bytes, Meta(max_length=32)]
-Number: TypeAlias = Annotated[int, Meta(ge=0, le=NUMBER_MAX)]
-Amount: TypeAlias = Annotated[int, Meta(ge=0, le=MAXIMUM_MICRO_BLOC)]
-PositiveAmount: TypeAlias = Annotated[int, Meta(ge=1, le=MAXIMUM_MICRO_BLOC)]
-Signature: TypeAlias = Annotated[bytes, Meta(min_length=64, max_length=64)]
-NameText: TypeAlias = Annotated[str, Meta(min_length=1, max_length=NAME_BYTES)]
-LabelText: TypeAlias = Annotated[str, Meta(min_length=1, max_length=LABEL_BYTES)]
-PolicyText: TypeAlias = Annotated[str, Meta(max_length=16 * 1024)]
-Salt: TypeAlias = Annotated[bytes, Meta(min_length=SALT_BYTES, max_length=SALT_BYTES)]
-Keys: TypeAlias = Annotated[tuple[Key, ...], Meta(max_length=INSTANCE_KEYS)]
-
-# Both may be empty where that means: as before.
-ApiUrl: TypeAlias = Annotated[str, Meta(max_length=API_URL_BYTES)]
-LinkAddress: TypeAlias = Annotated[str, Meta(max_length=LINK_ADDRESS_BYTES)]
 
 _URL = re.compile(r"https?://[!-~]+", re.ASCII)
 _LINK_ADDRESS = re.compile(r"[!-~]+:[0-9]{1,5}", re.ASCII)

@@ -24,7 +24,8 @@ from blockcloud.primitives.keys import SigningKey, verify
 from blockcloud.primitives.limits import TRANSACTION_BYTES, TRANSACTION_OPERATIONS, TRANSACTION_SIGNATURES
 from blockcloud.service_chain.contracts.limits import TRANSACTION_FUEL
 from blockcloud.service_chain.fees import fuel_of, weight_of
-from blockcloud.service_chain.operations import Amount, Digest, Key, Number, Operation, SetKeys, check_operation
+from blockcloud.service_chain.fields import Amount, Digest, Key, Number
+from blockcloud.service_chain.operations import Operation, SetKeys, check_operation
 
 DOMAIN: Final = "transaction/v1"
 

@@ -18,7 +18,10 @@ MODEL = (*AGREEMENT, "--model")
 NETWORK = ("-m", "blockcloud.simulation.runner", "--seed", "1", "--count", "120", "--levels", "30")
 NETWORK_LONG = (*NETWORK[:-1], "60")
 TESTS = Path(__file__).parent.parent
-PYTEST = ("-m", "pytest", "-q", "-x", "-c", os.devnull, "-p", "no:cacheprovider", "-p", "no:asyncio")
+# Without the plugins that happen to be installed: loading them takes three times as long as most of these tests.
+WITHOUT_PLUGINS = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+PLUGINS = ("-p", "no:cacheprovider", "-p", "_hypothesis_pytestplugin", "-p", "tests.judging")
+PYTEST = ("-m", "pytest", "-q", "-x", "-c", os.devnull, *PLUGINS)
 SCENARIOS = (*PYTEST, "--import-mode=importlib", str(TESTS / "transaction_chain/test_collection_scenarios.py"))
 CERTIFICATES = (*PYTEST, "--import-mode=importlib", str(TESTS / "primitives/test_certificates.py"))
 TRANSCRIPTS = (*PYTEST, "--import-mode=importlib", str(TESTS / "transaction_chain/test_core.py"))

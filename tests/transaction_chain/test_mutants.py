@@ -28,6 +28,7 @@ from tests.transaction_chain.mutants import (
     SOURCE,
     TESTS,
     TRANSCRIPTS,
+    WITHOUT_PLUGINS,
     Mutant,
 )
 
@@ -39,7 +40,8 @@ QUICK = ("weak certificate: f + 1 votes", "f + 1 blames skip", "two parents of o
 def judged(folder: Path, arguments: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
     """What the judge says about the package in `folder`: 0 without a violation."""
     path = os.pathsep.join((str(folder), str(TESTS.parent)))
-    environment = os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0"}
+    fixed = {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0", **WITHOUT_PLUGINS}
+    environment = os.environ | fixed
     command = [sys.executable, *arguments]
     return subprocess.run(
         command, capture_output=True, text=True, env=environment, cwd=folder, timeout=100, check=False

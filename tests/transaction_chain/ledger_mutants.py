@@ -9,6 +9,7 @@ from tests.transaction_chain.mutants import (
     EVIDENCE,
     HANDOVERS,
     NETWORK,
+    NETWORK_LATER,
     PACING,
     PYTEST,
     ROUNDS,
@@ -272,7 +273,7 @@ LEDGER = [
         SUCCESSION,
         "        if not self.current.certified:\n            self._announce()\n",
         "        return\n",
-        NETWORK,
+        NETWORK_LATER,
     ),
     Mutant(
         "a layer of the onion that was not revealed costs nothing",

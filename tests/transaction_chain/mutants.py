@@ -17,6 +17,8 @@ AGREEMENT = ("-m", "blockcloud.simulation.dag_fuzzer", "--seed", str(FIRST_SEED)
 MODEL = (*AGREEMENT, "--model")
 NETWORK = ("-m", "blockcloud.simulation.runner", "--seed", "1", "--count", "120", "--levels", "30")
 NETWORK_LONG = (*NETWORK[:-1], "60")
+# For what only few of the committees meet.
+NETWORK_LATER = (*NETWORK[:3], "60", *NETWORK[4:])
 TESTS = Path(__file__).parent.parent
 # Without the plugins that happen to be installed: loading them takes three times as long as most of these tests.
 WITHOUT_PLUGINS = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}

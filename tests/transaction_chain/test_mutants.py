@@ -22,6 +22,7 @@ from tests.transaction_chain.mutants import (
     CERTIFICATES,
     CONSENSUS,
     NETWORK,
+    NETWORK_LATER,
     NETWORK_LONG,
     PYTEST,
     SCENARIOS,
@@ -61,7 +62,7 @@ def must_be_caught(mutant: Mutant, folder: Path) -> None:
     planted(mutant, folder)
     verdict = judged(folder, mutant.judge)
     last_line = verdict.stdout.strip().rpartition("\n")[2]
-    if mutant.judge in (NETWORK, NETWORK_LONG):
+    if mutant.judge in (NETWORK, NETWORK_LATER, NETWORK_LONG):
         caught = verdict.returncode == 1 and json.loads(last_line)["verdict"] != "Pass"
     elif mutant.judge is SCENARIOS:
         caught = verdict.returncode == 1 and "WrongCommits" in verdict.stdout

@@ -117,6 +117,7 @@ class TableControl:
                     "id": held.number,
                     "name": held.name,
                     "rule": held.rule,
+                    "incoming": held.arrival,
                     "waited_ms": round(now_ms - held.since_ms),
                     "left_ms": round(held.deadline_ms - now_ms),
                 }
@@ -125,7 +126,7 @@ class TableControl:
         }
 
     async def verdict(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Say what becomes of a waiting connect. Raises Malformed, UnknownWait."""
+        """Say what becomes of a waiting connect. Raises Malformed, UnknownWait, CannotForward."""
         fate = _choice(request, "action", {each.value: each for each in Fate})
         addresses = _addresses(request) if fate is Fate.FORWARD else ()
         if fate is Fate.FORWARD and not addresses:

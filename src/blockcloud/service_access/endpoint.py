@@ -214,11 +214,9 @@ class ServiceEndpoint:
         """What answers for `name`."""
         return self._names.get(name)
 
-    def key_for(self, name: str) -> SigningKey | None:
-        """The key that answers for `name`, as far as the service table lets it; used once for every new session."""
-        bound = self._names.get(name)
-        rule = self.table.lookup(name, self.now_ms(), 0, incoming=True) if bound is not None else None
-        return bound.key if bound is not None and rule is not None and rule.action is Action.DEMUX else None
+    def rule_for(self, name: str) -> Rule | None:
+        """What the service table says of a session that comes in; looked up once for each. None: nobody answers."""
+        return self.table.lookup(name, self.now_ms(), 0, incoming=True) if name in self._names else None
 
     @property
     def is_guarded(self) -> bool:

@@ -91,6 +91,12 @@ class Draining(PeerFault):
     hint = "Connect again: other instances of the name may be there, or come."
 
 
+class NotLetIn(PeerFault):
+    """A rule of the provider's service table holds sessions, and nobody has let this one in."""
+
+    code = "not_let_in"
+
+
 class SessionEnded(BlockCloudError):
     """The session is over; it cannot be read from or written to."""
 

@@ -14,6 +14,7 @@ import structlog
 
 from blockcloud.primitives.codec import encode
 from blockcloud.primitives.errors import Busy, PeerFault, TimedOut, Unreachable
+from blockcloud.primitives.keys import SigningKey
 from blockcloud.primitives.limits import HALF_OPEN_HANDSHAKES, HANDSHAKE_SECONDS, SESSIONS
 from blockcloud.service_access.admission import AccessRequest
 from blockcloud.service_access.errors import Draining, TooMany, UnexpectedFrame, UnknownSession
@@ -30,10 +31,12 @@ from blockcloud.service_access.frames import (
 from blockcloud.service_access.handshake import RANDOMNESS_BYTES, Responder
 from blockcloud.service_access.hello import PURPOSE, SessionHello, read_hello
 from blockcloud.service_access.links.link import Link, time_limit
+from blockcloud.service_access.service_table import Action, Rule
 from blockcloud.service_access.session import Role
+from blockcloud.service_access.steering import hold_arrival
 
 if TYPE_CHECKING:
-    from blockcloud.service_access.endpoint import ServiceEndpoint
+    from blockcloud.service_access.endpoint import BoundName, ServiceEndpoint
 
 log = structlog.get_logger(__name__)
 
@@ -91,10 +94,17 @@ class Reception:
     async def _serve_hello(self, link: Link, first: HandshakeFrame) -> None:
         endpoint = self._endpoint
         # Said before the name is known, so it is about all names of the endpoint.
-        guarded = endpoint.is_guarded
+        guarded = endpoint.is_guarded or endpoint.table.may_delay()
+        rule: Rule | None = None
+
+        def key_of(name: str) -> SigningKey | None:
+            nonlocal rule
+            bound, rule = endpoint.bound_name(name), endpoint.rule_for(name)
+            return bound.key if bound is not None and rule is not None and rule.action is not Action.DROP else None
+
         payload = encode(SessionHello(endpoint.parameters.buffer_bytes, endpoint.addresses, guarded))
         responder = Responder(
-            keys=endpoint.key_for,
+            keys=key_of,
             purpose=PURPOSE,
             certificate_hash=link.binding,
             randomness=os.urandom(RANDOMNESS_BYTES),
@@ -110,17 +120,15 @@ class Reception:
         if not isinstance(finish, HandshakeFrame) or finish.kind is not Kind.FINISH:
             raise UnexpectedFrame("FINISH was expected", frame=type(finish).__name__)
         responder.receive_finish(finish.message)
-        if len(endpoint.sessions) >= SESSIONS:
-            raise TooMany("as many sessions as there may be", limit=SESSIONS)
-        bound = endpoint.bound_name(responder.target)
-        if bound is None or bound.queue.full():
-            raise TooMany("the service takes no more sessions now", name=responder.target)
-        hello = read_hello(responder.peer_payload)
         name, key = responder.target, responder.peer_key
-        gate = bound.gate
+        gate = self._with_room(name).gate
+        hello = read_hello(responder.peer_payload)
         request = AccessRequest(name, key, link.peer_host(), hello.role, hello.grant)
         if gate is not None:
             gate.admit(request)
+        if rule is not None and rule.action is Action.DELAY:
+            await hold_arrival(endpoint, rule, name, key)
+        bound = self._with_room(name)
         session = endpoint.new_session(Role.RESPONDER, responder.secret, hello, name=name, peer_key=key)
         bound.queue.put_nowait(session)
         if guarded:
@@ -128,6 +136,16 @@ class Reception:
         if gate is not None:
             gate.opened(request, session)
         session.adopt(link, 0)
+
+    def _with_room(self, name: str) -> BoundName:
+        """Whoever answers for `name`, if another session can begin. Raises TooMany."""
+        endpoint = self._endpoint
+        if len(endpoint.sessions) >= SESSIONS:
+            raise TooMany("as many sessions as there may be", limit=SESSIONS)
+        bound = endpoint.bound_name(name)
+        if bound is None or bound.queue.full():
+            raise TooMany("the service takes no more sessions now", name=name)
+        return bound
 
     async def _serve_resume(self, link: Link, first: Resume) -> None:
         endpoint = self._endpoint

@@ -9,6 +9,9 @@ that are learned from verified resolutions: one FORWARD for each instance, with 
 they follow new records and go when the ledger revokes the name or the key. They are one layer below because a learned
 `a.kitchen` must not win over a `*.kitchen` that the user drops. Events tell a control program what happens, and
 connects that wait for its verdicts are in `waiting`.
+
+Sessions that come in to a listener are looked up too: whatever the user has said of the listener's own name, or of a
+longer match, comes before the listener, unless its priority value is higher. FORWARD says nothing of them.
 """
 
 from __future__ import annotations
@@ -136,6 +139,7 @@ class ServiceTable:
         self.waiting = WaitingRoom()
         self._rules: dict[str, list[Rule]] = {}
         self._count = 0
+        self._delays = 0  # of those, with DELAY
         self._numbers = 0
         self._learned: OrderedDict[str, dict[bytes, Rule]] = OrderedDict()
         self._answers: dict[str, Resolution] = {}  # what the learned rules were made of
@@ -154,8 +158,9 @@ class ServiceTable:
         self._number(rule, now_ms)
         rules = self._rules.setdefault(rule.pattern, [])
         rules.append(rule)
-        rules.sort(key=lambda each: (each.priority, each.number))
+        rules.sort(key=lambda each: (_rank(each), each.number))
         self._count += 1
+        self._delays += rule.action is Action.DELAY
         if rule.action is Action.DEMUX:
             rule.origin = Origin.BIND
             self.note("bind", rule.pattern, now_ms, rule=rule.number, origin=rule.origin.value)
@@ -273,15 +278,15 @@ class ServiceTable:
         """The rule for a connection to `name`; `draw` is a random non-negative number for the choice by weight. Of
         learned rules, any one stands for all: which instance is taken is decided where they are compared.
 
-        The events `connect` and `drop` are noted here; a `miss`, and a `connect` that waits, by `connector`, which
-        knows whether somebody decides about it.
+        `incoming`: somebody else connects to a listener here. The events `connect` and `drop` are noted here; a `miss`,
+        and a `connect` that waits, by `steering`, which knows whether somebody decides about it.
         """
         self.expire(now_ms)
         for pattern in _patterns(name):
-            rules = self._rules.get(pattern)
+            rules = [each for each in self._rules.get(pattern, ()) if not incoming or each.action is not Action.FORWARD]
             if not rules:
                 continue
-            rule = _weighted([each for each in rules if each.priority == rules[0].priority], draw)
+            rule = _weighted([each for each in rules if _rank(each) == _rank(rules[0])], draw)
             rule.matches += 1
             rule.last_used_ms = now_ms
             if rule.action is not Action.DELAY:
@@ -289,11 +294,15 @@ class ServiceTable:
                 self.note(kind, name, now_ms, rule=rule.number, action=rule.action.value, incoming=incoming)
             return rule
         learned = self._learned.get(name)
-        if not learned:
+        if incoming or not learned:
             return None
         rule = next(iter(learned.values()))
         self.note("connect", name, now_ms, rule=rule.number, action=rule.action.value, incoming=incoming)
         return rule
+
+    def may_delay(self) -> bool:
+        """There is a rule that may hold a session that comes in."""
+        return self._delays > 0
 
     def rules(self) -> list[Rule]:
         """All rules, in the order of their numbers."""
@@ -358,6 +367,7 @@ class ServiceTable:
         rules = self._rules[rule.pattern]
         rules.remove(rule)
         self._count -= 1
+        self._delays -= rule.action is Action.DELAY
         if not rules:
             del self._rules[rule.pattern]
 
@@ -365,6 +375,11 @@ class ServiceTable:
 def _lease_ms(instance: Instance, now_s: int) -> float:
     """What is left of a lease; a record counts as long as the clocks may differ."""
     return max(1.0, (instance.lease_until_s + CLOCK_SKEW_SECONDS - now_s) * 1_000.0)
+
+
+def _rank(rule: Rule) -> tuple[int, bool]:
+    """What comes first among the rules of a pattern: the lowest priority value, and what the user says."""
+    return rule.priority, rule.action is Action.DEMUX
 
 
 def _weighted(rules: list[Rule], draw: int) -> Rule:

@@ -2,7 +2,8 @@
 
 `TableResolver` stands before the resolver and lets the table learn each answer. `steer` asks the table about a name and
 waits for the verdict of a program where it has to: DELAY without a verdict in time is refused (`NoVerdict`), a miss
-goes on as if nobody had been asked.
+goes on as if nobody had been asked. `hold_arrival` does the same for a session that comes in, whose peer has proven its
+key by then.
 """
 
 from __future__ import annotations
@@ -10,15 +11,26 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from typing import TYPE_CHECKING
 
 from blockcloud.primitives.errors import BlockCloudError
 from blockcloud.service_access.addresses import Address
-from blockcloud.service_access.endpoint import ServiceEndpoint
-from blockcloud.service_access.errors import AccessDenied
+from blockcloud.service_access.errors import AccessDenied, NotLetIn, TooMany
 from blockcloud.service_access.resolution import NoInstances, Resolution, Resolver, UnknownName
 from blockcloud.service_access.service_table import Action, Rule
-from blockcloud.service_access.verdicts import RESOLVE, VERDICT_WAIT_MS, Fate, NoVerdict, Verdict
+from blockcloud.service_access.verdicts import (
+    ARRIVAL_WAIT_MS_MAX,
+    RESOLVE,
+    VERDICT_WAIT_MS,
+    Fate,
+    NoVerdict,
+    TooManyWaiting,
+    Verdict,
+)
 from blockcloud.service_chain.rejections import NameExpired, NameRevoked
+
+if TYPE_CHECKING:
+    from blockcloud.service_access.endpoint import ServiceEndpoint
 
 
 class TableResolver:
@@ -69,11 +81,30 @@ async def steer(endpoint: ServiceEndpoint, name: str) -> tuple[Address, ...]:
     return verdict.addresses
 
 
-async def _verdict(endpoint: ServiceEndpoint, name: str, rule: Rule | None) -> Verdict | None:
-    """What a program says about the connect; None if none does in time. Raises TooManyWaiting."""
+async def hold_arrival(endpoint: ServiceEndpoint, rule: Rule, name: str, peer_key: bytes) -> None:
+    """Hold a session that comes in to `name` until a program lets it in. Raises NotLetIn, TooMany."""
     table = endpoint.table
+    try:
+        verdict = await _verdict(endpoint, name, rule, peer_key)
+    except TooManyWaiting as error:
+        raise TooMany("as many sessions wait to be let in as may", name=name) from error
+    if verdict is not None and verdict.fate is Fate.RESOLVE:
+        return
+    reason = "nobody has let the session in"
+    if verdict is not None:
+        reason = verdict.reason or "a program of the provider refuses the session"
+    table.note("drop", name, endpoint.now_ms(), rule=rule.number, reason=reason, incoming=True)
+    raise NotLetIn(reason, name=name)
+
+
+async def _verdict(endpoint: ServiceEndpoint, name: str, rule: Rule | None, peer_key: bytes = b"") -> Verdict | None:
+    """What a program says about the connect; None if none does in time. `peer_key`: of who comes in; none goes out.
+    Raises TooManyWaiting."""
+    table, arrival = endpoint.table, bool(peer_key)
     verdict: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
     wait_ms = VERDICT_WAIT_MS if rule is None or rule.wait_ms is None else rule.wait_ms
+    if arrival:
+        wait_ms = min(wait_ms, ARRIVAL_WAIT_MS_MAX)
     number = rule.number if rule is not None else None
 
     def decide(answer: Verdict) -> None:
@@ -81,11 +112,13 @@ async def _verdict(endpoint: ServiceEndpoint, name: str, rule: Rule | None) -> V
             verdict.set_result(answer)
 
     try:
-        held = table.waiting.hold(name, number, endpoint.now_ms(), wait_ms, decide)
+        held = table.waiting.hold(name, number, endpoint.now_ms(), wait_ms, decide, arrival=arrival)
     except BlockCloudError as error:
         table.note("drop", name, endpoint.now_ms(), rule=number, reason=error.code)
         raise
-    details = {"id": held.number, "wait_ms": round(wait_ms)}
+    details: dict[str, object] = {"id": held.number, "wait_ms": round(wait_ms)}
+    if arrival:
+        details |= {"incoming": True, "key": peer_key.hex()}
     if rule is None:
         table.note("miss", name, endpoint.now_ms(), **details)
     else:

@@ -293,8 +293,13 @@ class Oracle:
         state: Any = _spec.CacheMiss(request=theirs(request), options=self.options).next(their)
         stored = isinstance(state, _spec.StoreAndUse)
         if stored:
-            # What varies alike is replaced, as its storage does.
-            self.entries = [each for each in self.entries if not _spec.vary_headers_match(theirs(request), each)]
+            # What varies alike at the same place is replaced, as its storage does.
+            asked = theirs(request)
+            self.entries = [
+                each
+                for each in self.entries
+                if each.request.url != asked.url or not _spec.vary_headers_match(asked, each)
+            ]
             self.entries.append(Entry(uuid.uuid4(), theirs(request), state.response))
         return stored
 

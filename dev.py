@@ -179,8 +179,9 @@ def test(arguments: list[str]) -> int:
     limit = f"--timeout={LONG_TEST_TIMEOUT_S}"
     if more:
         return run("pytest", "-m", "long", limit, *more)
-    shared = ["-m", "long and not alone", limit, "-n", TEST_PROCESSES, "--dist", "worksteal"]
-    return run("pytest", *shared) or run("pytest", "-m", "long and alone", limit)
+    slowest = ["--durations=40", "--durations-min=5"]  # CI has little time: the report shows who takes it
+    shared = ["-m", "long and not alone", limit, *slowest, "-n", TEST_PROCESSES, "--dist", "worksteal"]
+    return run("pytest", *shared) or run("pytest", "-m", "long and alone", limit, *slowest)
 
 
 def check(arguments: list[str]) -> int:

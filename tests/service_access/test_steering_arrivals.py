@@ -9,7 +9,7 @@ import pytest
 from blockcloud.service_access import verdicts
 from blockcloud.service_access.connector import Connector
 from blockcloud.service_access.control_table import TableControl
-from blockcloud.service_access.errors import NotLetIn, SessionReset, TooMany
+from blockcloud.service_access.errors import AccessDenied, NotLetIn, SessionReset, TooMany
 from blockcloud.service_access.handshake import UnknownTarget
 from blockcloud.service_access.listener import Listener
 from blockcloud.service_access.service_table import Action, Rule, ServiceTable
@@ -115,6 +115,58 @@ async def test_how_long_a_session_is_held_is_bounded_whatever_the_rule_says(
     listener = await world.listener()
     rule(listener, Action.DELAY, wait_ms=60_000)
     assert await refused(await connecting(world)) == NotLetIn.code
+
+
+@pytest.mark.parametrize("ends_ms", [None, 100])
+async def test_a_held_session_goes_on_when_the_rule_is_gone(world: World, ends_ms: int | None) -> None:
+    listener = await world.listener()
+    values = {} if ends_ms is None else {"hard_timeout_ms": ends_ms}
+    number = rule(listener, Action.DELAY, **values)
+    task = await connecting(world)
+    await held(listener)
+    assert not listener.endpoint.sessions
+    if ends_ms is None:
+        listener.endpoint.table.remove_users(number, listener.endpoint.now_ms())
+    consumer = await bounded(task)
+    provider = await bounded(listener.accept())
+    await consumer.write(b"hello")
+    assert await bounded(provider.read()) == b"hello"
+    assert listener.endpoint.table.waiting.waiting() == []
+
+
+async def test_what_the_table_says_afterwards_holds_for_who_was_held(world: World) -> None:
+    listener = await world.listener()
+    table = listener.endpoint.table
+    first = rule(listener, Action.DELAY)
+    second = rule(listener, Action.DELAY, priority=0)
+    task = await connecting(world)
+    before = await held(listener)
+    assert before.rule == first
+    table.remove_users(first, 0)
+    await until(lambda: [each.rule for each in table.waiting.waiting()] == [second])
+    assert table.waiting.waiting()[0].deadline_ms <= before.deadline_ms + 1  # not a second time as long
+    rule(listener, Action.DROP)
+    table.remove_users(second, 0)
+    assert await refused(task) == NotLetIn.code
+    assert not listener.endpoint.sessions
+
+
+async def test_a_connect_of_our_own_goes_on_when_the_rule_is_gone(world: World) -> None:
+    listener = await world.listener()
+    endpoint = await world.endpoint()
+    number = endpoint.table.add(Rule(NAME, Action.DELAY), endpoint.now_ms())
+    task = asyncio.create_task(Connector(endpoint, world.registry).connect(NAME))
+    await until(endpoint.table.waiting.waiting)
+    endpoint.table.remove_users(number, endpoint.now_ms())
+    await bounded(task)
+    assert (await bounded(listener.accept())).name == NAME
+    number = endpoint.table.add(Rule(NAME, Action.DELAY), endpoint.now_ms())
+    task = asyncio.create_task(Connector(endpoint, world.registry).connect(NAME))
+    await until(endpoint.table.waiting.waiting)
+    endpoint.table.add(Rule(NAME, Action.DROP), endpoint.now_ms())
+    endpoint.table.remove_users(number, endpoint.now_ms())
+    with pytest.raises(AccessDenied):
+        await bounded(task)
 
 
 async def test_a_rule_for_connects_says_nothing_of_sessions_that_come_in(world: World) -> None:

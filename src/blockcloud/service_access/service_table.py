@@ -370,6 +370,8 @@ class ServiceTable:
         self._delays -= rule.action is Action.DELAY
         if not rules:
             del self._rules[rule.pattern]
+        if rule.action is Action.DELAY:
+            self.waiting.rule_gone(rule.number)
 
 
 def _lease_ms(instance: Instance, now_s: int) -> float:

@@ -70,6 +70,7 @@ class Verdict:
 
 
 RESOLVE: Final = Verdict(Fate.RESOLVE)
+RULE_GONE: Final = Verdict(Fate.RESOLVE, reason="the rule is gone")  # no program's: the table is asked again
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,12 @@ class WaitingRoom:
         del self._held[number]
         held.decide(verdict)
         return held
+
+    def rule_gone(self, number: int) -> None:
+        """The table has lost a rule: whoever it held is told so, with the verdict `RULE_GONE` itself."""
+        for held in [each for each in self._held.values() if each.rule == number]:
+            del self._held[held.number]
+            held.decide(RULE_GONE)
 
     def release(self, held: Held) -> None:
         """The connect waits no more: its time is over, or whoever asked for it has given up."""

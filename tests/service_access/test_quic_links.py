@@ -227,8 +227,9 @@ async def test_half_open_handshakes_are_bounded_and_retried(world: World, monkey
         for flight in first_flights:  # nobody there ever answers
             for datagram in flight:
                 stranger.sendto(datagram, (address.host, address.port))
-        await until(lambda: len(listening(listener)._half_open) == 2)
+        await until(lambda: len(listening(listener)._half_open) >= 2)
         link = await bounded(dial(address))  # with a token, though so many are half open
+        assert len(listening(listener)._half_open) <= 2 + 1  # all of theirs came before ours
         assert link.binding == quic_link(provider).binding
         link.abort()
     await consumer.write(b"unharmed")

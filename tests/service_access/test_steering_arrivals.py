@@ -96,6 +96,7 @@ async def test_a_verdict_to_drop_tells_why_and_one_to_forward_is_none(world: Wor
 
 async def test_those_who_come_in_have_a_limit_of_their_own(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verdicts, "WAITING_ARRIVALS", 1)
+    monkeypatch.setattr(verdicts, "WAITING_CONNECTS", 1)
     listener = await world.listener()
     rule(listener, Action.DELAY)
     first = await connecting(world)

@@ -88,6 +88,17 @@ async def test_both_ends_of_a_channel_name_it_alike_and_no_two_channels(world: W
     listener.close()
 
 
+async def test_a_listener_that_goes_leaves_its_successors_socket(tmp_path: Path) -> None:
+    kind, path = UnixLinks(), tmp_path / "a.sock"
+    first = await kind.listen(Address("unix", str(path), 0), lambda _: False)
+    path.unlink()
+    second = await kind.listen(Address("unix", str(path), 0), lambda _: False)
+    first.close()
+    assert path.exists()
+    second.close()
+    assert not path.exists()
+
+
 async def test_a_socket_of_another_program_gets_no_byte(tmp_path: Path) -> None:
     path = tmp_path / "other.sock"
     heard: list[bytes] = []

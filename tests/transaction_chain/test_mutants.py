@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.service_access.access_mutants import ACCESS
 from tests.service_chain.determinism_mutants import DETERMINISM
 from tests.transaction_chain.ledger_mutants import LEDGER
 from tests.transaction_chain.mutants import (
@@ -33,7 +34,7 @@ from tests.transaction_chain.mutants import (
     Mutant,
 )
 
-MUTANTS = [*CONSENSUS, *LEDGER, *DETERMINISM]
+MUTANTS = [*CONSENSUS, *LEDGER, *DETERMINISM, *ACCESS]
 
 QUICK = ("weak certificate: f + 1 votes", "f + 1 blames skip", "two parents of one author are accepted")
 

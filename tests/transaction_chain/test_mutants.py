@@ -17,6 +17,7 @@ import pytest
 
 from tests.service_access.access_mutants import ACCESS
 from tests.service_chain.determinism_mutants import DETERMINISM
+from tests.service_chain.market.market_mutants import LIES, MARKET, RATCHET
 from tests.transaction_chain.ledger_mutants import LEDGER
 from tests.transaction_chain.mutants import (
     AGREEMENT,
@@ -34,7 +35,7 @@ from tests.transaction_chain.mutants import (
     Mutant,
 )
 
-MUTANTS = [*CONSENSUS, *LEDGER, *DETERMINISM, *ACCESS]
+MUTANTS = [*CONSENSUS, *LEDGER, *DETERMINISM, *ACCESS, *MARKET]
 
 QUICK = ("weak certificate: f + 1 votes", "f + 1 blames skip", "two parents of one author are accepted")
 
@@ -96,7 +97,7 @@ def test_the_unchanged_copy_passes(judge: tuple[str, ...], tmp_path: Path) -> No
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("judge", [(*NETWORK[:-3], "20", *NETWORK[-2:]), SCENARIOS, TRANSCRIPTS])
+@pytest.mark.parametrize("judge", [(*NETWORK[:-3], "20", *NETWORK[-2:]), SCENARIOS, TRANSCRIPTS, LIES, RATCHET])
 def test_the_unchanged_copy_passes_the_slow_judges(judge: tuple[str, ...], tmp_path: Path) -> None:
     must_pass_unchanged(judge, tmp_path)
 

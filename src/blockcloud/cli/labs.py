@@ -15,11 +15,12 @@ from blockcloud.cli.output import EXIT_FAILURE, say, show
 def register(app: typer.Typer) -> None:
     """Add the commands to the tree."""
     app.command()(demo)
-    app.command()(sim)
+    app.add_typer(simulations, name="sim")
     app.add_typer(bench, name="bench")
 
 
 BESIDE_SECONDS = 10.0
+simulations = typer.Typer(rich_markup_mode=None)
 bench = command_group("Measure this machine, each figure beside a yardstick of the same run.")
 
 
@@ -37,7 +38,9 @@ def demo(
         raise typer.Exit(EXIT_FAILURE)
 
 
+@simulations.callback(invoke_without_command=True)
 def sim(
+    context: typer.Context,
     seed: Annotated[int | None, typer.Option(help="Everything that happens follows from it.")] = None,
     seeds: Annotated[str, typer.Option(help="Many seeds, FIRST..LAST, one after another.")] = "",
     validators: Annotated[int | None, typer.Option(help="Committee size; not given: 4 to 10, by the seed.")] = None,
@@ -47,6 +50,10 @@ def sim(
     processes: Annotated[int, typer.Option(min=1, help="Run so many seeds at once.")] = 1,
 ) -> None:
     """Run production nodes, era after era, under a simulated clock, network and disk with faults and liars."""
+    if context.invoked_subcommand is not None:
+        if seed is not None or seeds:
+            raise typer.BadParameter(f"the options of {context.invoked_subcommand} go behind its name")
+        return
     if (seed is None) == (not seeds):
         raise typer.BadParameter("give --seed N or --seeds FIRST..LAST")
     if trace and processes > 1:
@@ -70,6 +77,29 @@ def sim(
     show(summary.last if seed is not None else summary.as_object(), as_json=options.as_json)
     if summary.failed:
         raise typer.Exit(EXIT_FAILURE)
+
+
+@simulations.command("market")
+def sim_market(
+    agents: Annotated[int, typer.Option(help="Traders that come in all.")] = 2_000,
+    seed: Annotated[int, typer.Option(help="Everything that happens follows from it.")] = 1,
+    scenario: Annotated[str, typer.Option(help="thin, thick or shock.")] = "thick",
+    plot: Annotated[Path | None, typer.Option(help="Draw the price of each round into this file (.svg).")] = None,
+) -> None:
+    """Run the auction with thousands of traders, beside the most that they could have gained in all."""
+    from blockcloud.simulation.market.drawing import price_path_svg
+    from blockcloud.simulation.market.scenario import SCENARIOS
+    from blockcloud.simulation.market.trial import run_trial
+
+    if scenario not in SCENARIOS:
+        raise typer.BadParameter("--scenario takes one of " + ", ".join(SCENARIOS))
+    if plot is not None and plot.suffix != ".svg":
+        raise typer.BadParameter("--plot draws SVG: name a file that ends in .svg")
+    trial = run_trial(SCENARIOS[scenario], agents, seed)
+    if plot is not None:
+        plot.write_text(price_path_svg(trial), encoding="utf-8")
+        say(f"price path: {plot}")
+    show(trial.as_object(), as_json=options.as_json)
 
 
 def _tracer() -> Callable[[str], None]:
@@ -248,6 +278,19 @@ def bench_edge(
     from blockcloud.bench.edge import run
 
     show(run(hits=hits, rounds=rounds, each=each), as_json=options.as_json)
+
+
+@bench.command("market")
+def bench_market(
+    per_round: Annotated[int, typer.Option(min=2, help="Orders that come in each round, 10,000 waiting.")] = 2_000,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds that are measured.")] = 12,
+    agents: Annotated[int, typer.Option(min=10, help="Traders in each market whose efficiency is measured.")] = 3_000,
+    liars: Annotated[int, typer.Option(min=0, help="Traders of each kind of lie; 0: no lies.")] = 500,
+) -> None:
+    """Orders a second through the auction, its efficiency, and what liars gain, by mechanism and kind of lie."""
+    from blockcloud.bench.market import run
+
+    show(run(per_round=per_round, rounds=rounds, agents=agents, liars=liars), as_json=options.as_json)
 
 
 @bench.command("finality")

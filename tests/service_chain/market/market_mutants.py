@@ -107,7 +107,13 @@ MARKET = [
         "if backing.bond < 0:",
         RATCHET,
     ),
-    Mutant("the last pair sets its own price", MCAFEE, "last_bid, last_ask, pairs - 1", "last_bid, last_ask, pairs", LIES),
+    Mutant(
+        "the last pair sets its own price",
+        MCAFEE,
+        "last_bid, last_ask, pairs - 1",
+        "last_bid, last_ask, pairs",
+        LIES,
+    ),
     Mutant(
         "the price is the middle of the last pair",
         MCAFEE,

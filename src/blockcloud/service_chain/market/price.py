@@ -4,7 +4,7 @@ Whoever is still in the market must not move the price that he will face, so onl
 count: filled, priced out or expired. Of the newest of them supply and demand are put together, and the price at which
 they balance is the target; the posted price goes a part of the way, and never more than an eighth of itself in a
 round. An order counts for the units it was for, up to a few: its listing fee is flat, and a large order that is never
-filled must not be a cheap lever. Decision 25 says what else was tried.
+filled must not be a cheap lever. Decision 27 says what else was tried.
 """
 
 from __future__ import annotations

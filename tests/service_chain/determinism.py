@@ -41,7 +41,7 @@ from tests.service_chain.random_eras import Coverage, EraHistory, HistoryLedger,
 ROOT: Final = Path(__file__).parents[2]
 LENGTH_BYTES: Final = 4
 ENTRY_BYTES: Final = 8 * 1024 * 1024
-PROCESS_SECONDS: Final = 240
+PROCESS_SECONDS: Final = 800
 WAYS: Final = ("checked", "vouched")
 
 

@@ -38,7 +38,7 @@ def test_a_difference_is_told_by_its_commit() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_long_history_of_every_operation_is_executed_alike(tmp_path: Path, run_seed: int) -> None:
     coverage = agreed(tmp_path, run_seed, OPERATIONS_OF_THE_GATE).coverage
     assert coverage.operations >= OPERATIONS_OF_THE_GATE

@@ -49,7 +49,7 @@ MARKET = [
         LOTTERY,
         "    return sorted(waiting, key=ticket)",
         "    return sorted(waiting, key=lambda one: (one.order.arrival, ticket(one)))",
-        LIES,
+        RATCHET,
     ),
     Mutant(
         "who is in a hurry is served first",

@@ -185,7 +185,8 @@ def _s3(config: RoutingConfig, owner: str, environment: Mapping[str, str]) -> S3
         options["virtual_hosted_style_request"] = False
     if config.store_region:
         options["region"] = config.store_region
-    timeout = timedelta(milliseconds=config.store_timeout_ms)
+    # Ours ends first (`ObjectStore._call`), and says what it was.
+    timeout = timedelta(milliseconds=2 * config.store_timeout_ms)
     try:
         return S3Store(
             parts.netloc,

@@ -33,7 +33,8 @@ answers = 0
 for number in range(int(sys.argv[3])):
     try:
         asker.sendto(b"%d" % number, (sys.argv[1], {PORT}))
-        answers += asker.recv(100) == b"%d" % number
+        for _ in range(int(sys.argv[4])):
+            answers += asker.recv(100) == b"%d" % number
     except OSError:
         pass
 print(answers)
@@ -42,8 +43,10 @@ print(answers)
 pytestmark = pytest.mark.long
 
 
-async def answers(network: PrivateNetwork, asker: int, other: int, tries: int = 1, patience_s: float = 0.3) -> int:
-    """How many of `tries` datagrams from one host to another were answered in time."""
+async def answers(
+    network: PrivateNetwork, asker: int, other: int, tries: int = 1, patience_s: float = 0.3, copies: int = 1
+) -> int:
+    """How many answers came in time to `tries` datagrams from one host to another, if each should get `copies`."""
     command = [
         *network.through(asker),
         sys.executable,
@@ -52,6 +55,7 @@ async def answers(network: PrivateNetwork, asker: int, other: int, tries: int = 
         network.addresses[other],
         str(patience_s),
         str(tries),
+        str(copies),
     ]
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     output, _ = await process.communicate()
@@ -117,9 +121,8 @@ async def test_a_bad_line_loses_delays_and_doubles_in_its_direction_only() -> No
         # One chance in a million each that all of them pass, or none.
         assert 0 < await answers(network, 0, 1, TRIES) < TRIES
         network.spoil([(0, 1)], Weather(doubled=1.0))
-        given = network.road.seen["given"]
-        assert await answers(network, 0, 1, patience_s=30.0) == 1
-        assert network.road.seen["given"] == given + 2
+        # Who asks takes both answers: one that finds its port closed makes the kernel say so, on the same bad line.
+        assert await answers(network, 0, 1, patience_s=30.0, copies=2) == 2
         network.spoil([(0, 1)], Weather(delay_s=2.0))
         assert await answers(network, 0, 1, patience_s=1.0) == 0
         assert await answers(network, 0, 1, patience_s=30.0) == 1

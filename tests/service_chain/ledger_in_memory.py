@@ -8,6 +8,8 @@ from blockcloud.primitives import codec
 from blockcloud.primitives.amounts import GENESIS_SUPPLY_MICRO_BLOC
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.primitives.storage import Batch, MemoryStore, Store
+from blockcloud.service_chain.agreements.parameters import AgreementParameters
+from blockcloud.service_chain.agreements.records import Agreement, PotRecord, ProviderRecord
 from blockcloud.service_chain.genesis import FeeParameters, Genesis, GenesisValidator, NamingParameters
 from blockcloud.service_chain.machine import ServiceChain
 from blockcloud.service_chain.operations import Operation, Preorder, Register, name_commitment
@@ -45,7 +47,12 @@ SHAPES: dict[bytes, type[Any]] = {
     b"v": Candidate,
     b"T": EraTally,
     b"x": ContractRecord,
+    b"A": Agreement,
+    b"P": ProviderRecord,
+    b"Q": PotRecord,
 }
+# Of commits that are 100 ms apart.
+AGREEMENTS = AgreementParameters(finality_ms=300, bond_min=1_000, bond_hold_ms=1_000)
 
 
 def small_genesis(naming: NamingParameters = NAMING, fees: FeeParameters | None = None) -> Genesis:
@@ -64,6 +71,7 @@ def small_genesis(naming: NamingParameters = NAMING, fees: FeeParameters | None 
         ),
         accounts=tuple(users),
         fees=fees or FeeParameters(),
+        agreements=AGREEMENTS,
     )
 
 
@@ -138,8 +146,8 @@ class Ledger:
         return {key: value for key in keys if (value := state.get(key)) is not None}
 
     def money(self) -> int:
-        """All there is in micro-BLOC, equal to the supply: balances, deposits, stakes, earnings of this era, the pot of
-        fees, and what was burned."""
+        """All there is in micro-BLOC, equal to the supply: balances, deposits, stakes, earnings of this era, pots and
+        channels, and what was burned."""
         total = 0
         for key, value in self.state().items():
             shape = SHAPES.get(key[:1])

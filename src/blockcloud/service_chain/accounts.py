@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from blockcloud.service_chain.agreements.parameters import AgreementParameters
 from blockcloud.service_chain.genesis import FeeParameters, NamingParameters, StakingParameters
 from blockcloud.service_chain.operations import Transfer
 from blockcloud.service_chain.records import Account
@@ -37,6 +38,7 @@ class Context:
     era_length: int  # commits
     challenges: ChallengeParameters
     contracts: ContractRuntime  # of the thread that executes
+    agreements: AgreementParameters
 
 
 def debit(state: WorkingState, owner: bytes, amount: int) -> None:

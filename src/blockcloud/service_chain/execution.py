@@ -20,6 +20,7 @@ from msgspec.structs import replace
 
 from blockcloud.service_chain.account_keys import apply_set_keys, authorise_keys, ended_lanes
 from blockcloud.service_chain.accounts import NO_EVENTS, Context, Event, apply_transfer, credit
+from blockcloud.service_chain.agreements.rules import AGREEMENT_RULES
 from blockcloud.service_chain.contracts.limits import REASON_BYTES
 from blockcloud.service_chain.contracts.rules import apply_call, apply_deploy, told_by
 from blockcloud.service_chain.contracts.runtime import Spent
@@ -143,6 +144,7 @@ RULES: Final[Mapping[type, Rule]] = {
     GrantRole: apply_grant_role,
     RevokeRole: apply_revoke_role,
     RevokeGrant: apply_revoke_grant,
+    **AGREEMENT_RULES,
 }
 _NOBODY: Final = Account(0)
 

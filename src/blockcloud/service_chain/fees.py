@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from blockcloud.service_chain.agreements.operations import AGREEMENT_WEIGHTS
 from blockcloud.service_chain.contracts.limits import FUEL_PER_UNIT
 from blockcloud.service_chain.genesis import FeeParameters
 from blockcloud.service_chain.operations import (
@@ -93,6 +94,7 @@ OPERATION_WEIGHTS: Final[Mapping[type, int]] = {
     GrantRole: 16,
     RevokeRole: 16,
     RevokeGrant: 16,
+    **AGREEMENT_WEIGHTS,
 }
 FUELLED: Final = frozenset((Deploy, CallContract))
 STEP_DIVISOR: Final = 8

@@ -16,6 +16,7 @@ from blockcloud.primitives.codec import Struct
 from blockcloud.primitives.errors import BadConfiguration
 from blockcloud.primitives.hashes import tagged_hash
 from blockcloud.primitives.limits import COMMITTEE_MEMBERS
+from blockcloud.service_chain.agreements.parameters import AgreementParameters
 from blockcloud.service_chain.contracts.limits import ENGINE
 from blockcloud.service_chain.records import (
     Account,
@@ -205,6 +206,7 @@ class Genesis(Struct, frozen=True):
     challenges: ChallengeParameters = ChallengeParameters()
     contracts: ContractParameters = ContractParameters()
     policies: PolicyParameters = PolicyParameters()
+    agreements: AgreementParameters = AgreementParameters()
 
     def check(self) -> None:
         """Raise BadConfiguration unless a chain can start from this."""
@@ -215,6 +217,7 @@ class Genesis(Struct, frozen=True):
         self.fees.check()
         self.contracts.check()
         self.policies.check()
+        self.agreements.check()
         self.staking.check(self.parameters.era_length)
         self.challenges.check()
         self._check_round()
@@ -318,6 +321,7 @@ class Genesis(Struct, frozen=True):
             },
             "contracts": msgspec.structs.asdict(self.contracts),
             "policies": msgspec.structs.asdict(self.policies),
+            "agreements": msgspec.structs.asdict(self.agreements),
             "validators": [
                 {
                     **msgspec.structs.asdict(validator),
@@ -358,6 +362,7 @@ class _GenesisFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     accounts: dict[str, int]
     contracts: dict[str, int | str] = {}
     policies: dict[str, str] = {}
+    agreements: dict[str, int] = {}
 
     def genesis(self) -> Genesis:
         return Genesis(
@@ -382,6 +387,7 @@ class _GenesisFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             _challenge_parameters(self.challenges),
             msgspec.convert(self.contracts, _ContractsEntry).parameters(),
             PolicyParameters(**self.policies),
+            AgreementParameters(**self.agreements),
         )
 
 

@@ -14,6 +14,7 @@ from blockcloud.primitives.codec import Struct
 from blockcloud.primitives.errors import PeerFault
 from blockcloud.primitives.limits import STATE_VALUE_BYTES
 from blockcloud.service_chain import records
+from blockcloud.service_chain.agreements.records import Agreement, PotRecord, ProviderRecord
 from blockcloud.transaction_chain.cloudpos.verdicts import Report
 from blockcloud.transaction_chain.era import EraPlan
 
@@ -66,6 +67,9 @@ KINDS: Final[dict[bytes, Kind]] = {
     b"y": Kind("policy", records.PolicyRecord, NAME),
     b"m": Kind("role", records.RoleRecord, NAME),
     b"g": Kind("revocations", records.RevocationRecord, NAME),
+    b"A": Kind("agreement", Agreement),
+    b"P": Kind("provider", ProviderRecord, ADDRESS),
+    b"Q": Kind("verification_pot", PotRecord, NAME),
 }
 
 

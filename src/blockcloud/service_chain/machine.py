@@ -210,6 +210,7 @@ class ServiceChain:
             era_length=genesis.parameters.era_length,
             challenges=genesis.challenges,
             contracts=self._contracts,
+            agreements=genesis.agreements,
         )
 
     def _end(self, commit: Commit, context: Context) -> EraPlan | None:

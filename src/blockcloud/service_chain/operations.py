@@ -26,6 +26,7 @@ from blockcloud.primitives.limits import (
     TRANSACTION_BYTES,
 )
 from blockcloud.primitives.names import parse_name
+from blockcloud.service_chain.agreements.operations import AGREEMENT_CHECKS, AgreementOperation
 from blockcloud.service_chain.contracts.limits import (
     ARGUMENT_BYTES,
     CODE_BYTES,
@@ -360,6 +361,7 @@ Operation: TypeAlias = (
     | GrantRole
     | RevokeRole
     | RevokeGrant
+    | AgreementOperation
 )
 
 OPERATIONS: Final[tuple[type[Operation], ...]] = get_args(Operation)
@@ -535,6 +537,7 @@ _CHECKS: Final[Mapping[type, Callable[[Any], None]]] = {
     GrantRole: _check_role,
     RevokeRole: _check_role,
     RevokeGrant: _check_revoke_grant,
+    **AGREEMENT_CHECKS,
 }
 
 

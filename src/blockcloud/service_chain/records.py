@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 from blockcloud.primitives import codec
 from blockcloud.primitives.codec import Struct
 from blockcloud.primitives.limits import STATE_VALUE_BYTES
+from blockcloud.service_chain.agreements.records import Agreement, PotRecord, ProviderRecord
 from blockcloud.service_chain.name_price import PriceRule
 from blockcloud.transaction_chain.cloudpos.sortition import ChallengeRound
 from blockcloud.transaction_chain.cloudpos.stake import Resources, StakeClaim
@@ -326,6 +327,9 @@ Record = (
     | PolicyRecord
     | RoleRecord
     | RevocationRecord
+    | Agreement
+    | ProviderRecord
+    | PotRecord
 )
 
 R = TypeVar("R", bound=Struct)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -40,6 +41,9 @@ DEV_LOCK = ROOT / "requirements-dev.lock"
 OLDEST_PYTHON = (3, 11)
 LONG_TEST_TIMEOUT_S = 600  # for a hang; the slowest takes two minutes, and machines may be slow
 TEST_PROCESSES = "3"  # on the two cores of CI: many tests mostly wait for processes
+BESIDE_OTHERS = ["-n", TEST_PROCESSES, "--dist", "worksteal"]
+TESTS_FAILED = 1  # exit code of pytest
+UNSTEADY_AT_MOST = 3  # of a whole suite; when more tests fail, the change is at fault
 
 
 class SetUpFailed(Exception):
@@ -171,17 +175,35 @@ def bench(arguments: list[str]) -> NoReturn:
     become("blockcloud", "bench", *arguments)
 
 
+def beside_others(*selection: str) -> int:
+    """Run a whole suite; the few that failed run once more, alone, and are named if they pass (CONTRIBUTING)."""
+    code = run("pytest", "--cache-clear", *BESIDE_OTHERS, *selection)
+    if code != TESTS_FAILED:
+        return code
+    failed = list(json.loads((ROOT / ".pytest_cache/v/cache/lastfailed").read_text()))
+    if len(failed) > UNSTEADY_AT_MOST:
+        return code
+    say(f"failed beside others, once more alone: {', '.join(failed)}")
+    code = run("pytest", "--last-failed", "--last-failed-no-failures=none", *selection)
+    if code == 0:
+        say(f"UNSTEADY, a defect of the test or of what it tests: {', '.join(failed)}")
+    return code
+
+
 def test(arguments: list[str]) -> int:
     use(DEV_LOCK)
     more = [argument for argument in arguments if argument != "--long"]
+    fast = ["--inline-snapshot=disable"]
+    if not arguments:
+        return beside_others(*fast)
     if more == arguments:
-        become("pytest", "-n", TEST_PROCESSES, "--dist", "worksteal", "--inline-snapshot=disable", *more)
+        become("pytest", *BESIDE_OTHERS, *fast, *more)
     limit = f"--timeout={LONG_TEST_TIMEOUT_S}"
     if more:
         return run("pytest", "-m", "long", limit, *more)
     slowest = ["--durations=40", "--durations-min=5"]  # CI has little time: the report shows who takes it
-    shared = ["-m", "long and not alone", limit, *slowest, "-n", TEST_PROCESSES, "--dist", "worksteal"]
-    return run("pytest", *shared) or run("pytest", "-m", "long and alone", limit, *slowest)
+    shared = ["-m", "long and not alone", limit, *slowest]
+    return beside_others(*shared) or run("pytest", "-m", "long and alone", limit, *slowest)
 
 
 def check(arguments: list[str]) -> int:

@@ -20,7 +20,7 @@ import dev
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = (dev.RUNTIME_LOCK, dev.DEV_LOCK)
 NO_TESTS_COLLECTED = 5  # exit code of pytest
-SCRIPT_LINES_MAX = 250
+SCRIPT_LINES_MAX = 270
 SHA256 = re.compile(r"--hash=sha256:[0-9a-f]{64}\b")
 ADDRESS = re.compile(r"://|^\s*-|--(extra-)?index-url|--find-links|\bgit\+|\bfile:|@ ", re.MULTILINE)
 
@@ -153,8 +153,25 @@ def test_all_long_tests_run_in_two_parts_and_a_failure_of_one_fails(checkout: Pa
     assert "'-n'" in shared
     assert "'long and alone'" in alone
     assert "'-n'" not in alone
-    program.write_text(f"#!{sys.executable}\n{told.format(1)}\n")
-    assert run_script("test", "--long", directory=checkout).returncode == 1
+    program.write_text(f"#!{sys.executable}\n{told.format(2)}\n")
+    assert run_script("test", "--long", directory=checkout).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("failing", "second", "code"),
+    [(1, 0, 0), (1, 1, 1), (dev.UNSTEADY_AT_MOST, 0, 0), (dev.UNSTEADY_AT_MOST + 1, 0, 1)],
+)
+def test_the_few_that_failed_run_once_more_and_are_named(checkout: Path, failing: int, second: int, code: int) -> None:
+    cache = checkout / ".pytest_cache" / "v" / "cache" / "lastfailed"
+    cache.parent.mkdir(parents=True)
+    cache.write_text(json.dumps({f"test_{number}": True for number in range(failing)}))
+    told = f"import sys; print(sys.argv[1:]); sys.exit({second} if '--last-failed' in sys.argv else 1)"
+    (checkout / ".venv" / "bin" / "pytest").write_text(f"#!{sys.executable}\n{told}\n")
+    done = run_script("test", directory=checkout)
+    assert done.returncode == code
+    assert len(done.stdout.splitlines()) == 1 + (failing <= dev.UNSTEADY_AT_MOST)
+    assert ("UNSTEADY" in done.stderr) == (code == 0)
+    assert ("test_0" in done.stderr) == (failing <= dev.UNSTEADY_AT_MOST)
 
 
 def test_a_selection_that_matches_no_test_is_a_failure(checkout: Path) -> None:

@@ -53,7 +53,7 @@ from tests.service_chain.era_world import (
     era_genesis,
     onion,
 )
-from tests.service_chain.ledger_in_memory import RICH, USERS
+from tests.service_chain.ledger_in_memory import AGREEMENTS, RICH, USERS
 from tests.service_chain.random_history import BY_KEY, LABEL, NAMES, PEOPLE, RandomHistory
 from tests.service_chain.resource_rounds import CHALLENGES, LATE, PASSED, PLACE, SILENT, claim
 
@@ -67,8 +67,9 @@ BONDS: Final = [1, MINIMUM - 1, MINIMUM, MINIMUM + 1, BOND, BOND + MINIMUM]
 
 
 def history_genesis() -> Genesis:
-    """Members with onions, tests of resources, and unbonding that takes an hour."""
-    return replace(era_genesis(replace(STAKING, unbonding_ms=3_600_000), onions=True), challenges=CHALLENGES)
+    """Members with onions, tests of resources, unbonding that takes an hour, and agreements that take a second."""
+    eras = era_genesis(replace(STAKING, unbonding_ms=3_600_000), onions=True)
+    return replace(eras, challenges=CHALLENGES, agreements=AGREEMENTS)
 
 
 class HistoryLedger(EraLedger):

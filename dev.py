@@ -141,6 +141,7 @@ def use(lock: Path) -> None:
     os.environ["PATH"] = f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     os.environ["VIRTUAL_ENV"] = str(VENV)
     os.environ.pop("PYTHONHOME", None)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # processes by the hundred: each would compile all it imports
     os.chdir(ROOT)
 
 

@@ -182,8 +182,7 @@ async def test_running_sessions_measure_the_round_trip(world: World, monkeypatch
     monkeypatch.setattr(connector, "OBSERVE_MS", 0.0)
     parameters = SessionParameters(heartbeat_ms=10, dead_after_ms=5_000)
     _, endpoint, _, consumer = await world.pair(parameters=parameters)
-    handshake_ms = consumer.statistics.round_trip_ms
-    assert handshake_ms > 0
+    handshake_ms = consumer.statistics.round_trip_ms  # 0 if it took no turn of uvloop, whose clock counts by turns
     await until(lambda: consumer.statistics.round_trip_at_ms)
     standing = endpoint.choice.standing(consumer.peer_key)
     assert (standing.in_flight, standing.round_trip_ms) == (1, handshake_ms)

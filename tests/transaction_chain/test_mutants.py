@@ -52,13 +52,20 @@ def judged(folder: Path, arguments: tuple[str, ...]) -> subprocess.CompletedProc
     )
 
 
+def copied(folder: Path) -> None:
+    """A copy of the package in `folder`, compiled modules with it: else each judge would compile all it imports."""
+    shutil.copytree(SOURCE, folder / "blockcloud", ignore=shutil.ignore_patterns("*.pyc.*"))
+
+
 def planted(mutant: Mutant, folder: Path) -> None:
     """A copy of the package in `folder`, with the mutant's bug."""
-    shutil.copytree(SOURCE, folder / "blockcloud", ignore=shutil.ignore_patterns("__pycache__"))
+    copied(folder)
     path = folder / "blockcloud" / mutant.file
     text = path.read_text()
     assert text.count(mutant.old) == 1, f"the old text of mutant {mutant.name!r} must be in {mutant.file} once"
     path.write_text(text.replace(mutant.old, mutant.new))
+    for compiled in path.parent.glob(f"__pycache__/{path.stem}.*"):
+        compiled.unlink()
 
 
 def must_be_caught(mutant: Mutant, folder: Path) -> None:
@@ -105,6 +112,6 @@ def test_the_unchanged_copy_passes_the_slow_judges(judge: tuple[str, ...], tmp_p
 
 def must_pass_unchanged(judge: tuple[str, ...], folder: Path) -> None:
     """Else every mutant would be "caught" by whatever is wrong with the copying."""
-    shutil.copytree(SOURCE, folder / "blockcloud", ignore=shutil.ignore_patterns("__pycache__"))
+    copied(folder)
     verdict = judged(folder, judge)
     assert verdict.returncode == 0, verdict.stdout + verdict.stderr

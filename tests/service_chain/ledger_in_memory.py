@@ -12,6 +12,8 @@ from blockcloud.service_chain.agreements.parameters import AgreementParameters
 from blockcloud.service_chain.agreements.records import Agreement, PotRecord, ProviderRecord
 from blockcloud.service_chain.genesis import FeeParameters, Genesis, GenesisValidator, NamingParameters
 from blockcloud.service_chain.machine import ServiceChain
+from blockcloud.service_chain.market.parameters import MarketParameters
+from blockcloud.service_chain.market.records import MarketRecord, OrderRecord
 from blockcloud.service_chain.operations import Operation, Preorder, Register, name_commitment
 from blockcloud.service_chain.records import (
     Account,
@@ -50,9 +52,26 @@ SHAPES: dict[bytes, type[Any]] = {
     b"A": Agreement,
     b"P": ProviderRecord,
     b"Q": PotRecord,
+    b"M": MarketRecord,
+    b"O": OrderRecord,
 }
 # Of commits that are 100 ms apart.
 AGREEMENTS = AgreementParameters(finality_ms=300, bond_min=1_000, bond_hold_ms=1_000)
+# A round every other commit, and few orders, so that tests see the limits.
+MARKETS = MarketParameters(
+    round_ms=200,
+    patience_max=4,
+    identity_bond=10_000,
+    delivery_bond_min=10,
+    market_deposit=20_000,
+    commit_rounds=2,
+    reveal_rounds=2,
+    forfeit=500,
+    markets=5,
+    orders_per_market=12,
+    orders=14,
+    orders_per_commit=20,
+)
 
 
 def small_genesis(naming: NamingParameters = NAMING, fees: FeeParameters | None = None) -> Genesis:
@@ -72,6 +91,7 @@ def small_genesis(naming: NamingParameters = NAMING, fees: FeeParameters | None 
         accounts=tuple(users),
         fees=fees or FeeParameters(),
         agreements=AGREEMENTS,
+        market=MARKETS,
     )
 
 

@@ -50,6 +50,7 @@ from blockcloud.service_chain.state_keys import lane_key, preorder_key
 from tests.service_chain.contracts.contract_world import module
 from tests.service_chain.ledger_in_memory import RICH, SALT, USERS, VALIDATORS, Ledger
 from tests.service_chain.random_agreements import RandomAgreements
+from tests.service_chain.random_markets import RandomMarkets
 
 NAMES = ["acme", "thermo.acme", "kitchen.acme", "a.kitchen.acme", "b", "a.lab", "x.lab"]
 LABEL = "lab"
@@ -94,6 +95,7 @@ class RandomHistory:
         self.sent: list[bytes] = []
         self.contracts: list[bytes] = []  # that somebody tried to make
         self.agreements = RandomAgreements(ledger, source, self.people, self.keys, NAMES)
+        self.markets = RandomMarkets(ledger, source, self.people, NAMES)
 
     def step(self) -> None:
         """Execute one commit of up to six transactions."""
@@ -183,13 +185,15 @@ class RandomHistory:
             RevokeGrant(name, choose(HASHES), choose([0, 2**40])),
         ]
         endpoint = AnnounceEndpoint("http://127.0.0.1:9")
-        kind, record = self.source.randrange(15), chain.name(name)
+        kind, record = self.source.randrange(18), chain.name(name)
         if kind < 3:
             return transfer
         if kind == 3:
             return choose([*lanes, *lanes, endpoint, set_keys, set_keys])
         if kind == 10:
             return self.of_contracts(sender)
+        if kind >= 15:
+            return self.markets.operation(sender)
         if kind >= 13:
             return self.agreements.operation(sender)
         if kind >= 11:

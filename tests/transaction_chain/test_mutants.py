@@ -18,6 +18,7 @@ import pytest
 from tests.service_access.access_mutants import ACCESS
 from tests.service_chain.agreement_mutants import AGREEMENTS
 from tests.service_chain.determinism_mutants import DETERMINISM
+from tests.service_chain.market.ledger_market_mutants import MARKETS_ON_CHAIN
 from tests.service_chain.market.market_mutants import LIES, MARKET, RATCHET
 from tests.transaction_chain.ledger_mutants import LEDGER
 from tests.transaction_chain.mutants import (
@@ -36,7 +37,7 @@ from tests.transaction_chain.mutants import (
     Mutant,
 )
 
-MUTANTS = [*CONSENSUS, *LEDGER, *DETERMINISM, *ACCESS, *MARKET, *AGREEMENTS]
+MUTANTS = [*CONSENSUS, *LEDGER, *DETERMINISM, *ACCESS, *MARKET, *AGREEMENTS, *MARKETS_ON_CHAIN]
 
 QUICK = ("weak certificate: f + 1 votes", "f + 1 blames skip", "two parents of one author are accepted")
 

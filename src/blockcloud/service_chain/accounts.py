@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from blockcloud.service_chain.agreements.parameters import AgreementParameters
 from blockcloud.service_chain.genesis import FeeParameters, NamingParameters, StakingParameters
+from blockcloud.service_chain.market.parameters import MarketParameters
 from blockcloud.service_chain.operations import Transfer
 from blockcloud.service_chain.records import Account
 from blockcloud.service_chain.rejections import BelowNewKeyDeposit, InsufficientBalance
@@ -39,6 +40,7 @@ class Context:
     challenges: ChallengeParameters
     contracts: ContractRuntime  # of the thread that executes
     agreements: AgreementParameters
+    market: MarketParameters
 
 
 def debit(state: WorkingState, owner: bytes, amount: int) -> None:

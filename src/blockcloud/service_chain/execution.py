@@ -29,6 +29,7 @@ from blockcloud.service_chain.eras import apply_ready, apply_reveal
 from blockcloud.service_chain.evidence import apply_report_conflict, apply_report_equivocation
 from blockcloud.service_chain.fees import fuel_of, fuel_weight
 from blockcloud.service_chain.lanes import apply_close_lane, apply_open_lane
+from blockcloud.service_chain.market.rules import MARKET_RULES
 from blockcloud.service_chain.names import (
     apply_add_instance,
     apply_register,
@@ -145,6 +146,7 @@ RULES: Final[Mapping[type, Rule]] = {
     RevokeRole: apply_revoke_role,
     RevokeGrant: apply_revoke_grant,
     **AGREEMENT_RULES,
+    **MARKET_RULES,
 }
 _NOBODY: Final = Account(0)
 

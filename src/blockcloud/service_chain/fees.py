@@ -14,6 +14,7 @@ from typing import Final
 from blockcloud.service_chain.agreements.operations import AGREEMENT_WEIGHTS
 from blockcloud.service_chain.contracts.limits import FUEL_PER_UNIT
 from blockcloud.service_chain.genesis import FeeParameters
+from blockcloud.service_chain.market.operations import MARKET_WEIGHTS
 from blockcloud.service_chain.operations import (
     AddInstance,
     AnnounceEndpoint,
@@ -95,6 +96,7 @@ OPERATION_WEIGHTS: Final[Mapping[type, int]] = {
     RevokeRole: 16,
     RevokeGrant: 16,
     **AGREEMENT_WEIGHTS,
+    **MARKET_WEIGHTS,
 }
 FUELLED: Final = frozenset((Deploy, CallContract))
 STEP_DIVISOR: Final = 8

@@ -18,6 +18,7 @@ from blockcloud.primitives.hashes import tagged_hash
 from blockcloud.primitives.limits import COMMITTEE_MEMBERS
 from blockcloud.service_chain.agreements.parameters import AgreementParameters
 from blockcloud.service_chain.contracts.limits import ENGINE
+from blockcloud.service_chain.market.parameters import MarketParameters
 from blockcloud.service_chain.records import (
     Account,
     Candidate,
@@ -207,6 +208,7 @@ class Genesis(Struct, frozen=True):
     contracts: ContractParameters = ContractParameters()
     policies: PolicyParameters = PolicyParameters()
     agreements: AgreementParameters = AgreementParameters()
+    market: MarketParameters = MarketParameters()
 
     def check(self) -> None:
         """Raise BadConfiguration unless a chain can start from this."""
@@ -218,6 +220,7 @@ class Genesis(Struct, frozen=True):
         self.contracts.check()
         self.policies.check()
         self.agreements.check()
+        self.market.check()
         self.staking.check(self.parameters.era_length)
         self.challenges.check()
         self._check_round()
@@ -322,6 +325,7 @@ class Genesis(Struct, frozen=True):
             "contracts": msgspec.structs.asdict(self.contracts),
             "policies": msgspec.structs.asdict(self.policies),
             "agreements": msgspec.structs.asdict(self.agreements),
+            "market": msgspec.structs.asdict(self.market),
             "validators": [
                 {
                     **msgspec.structs.asdict(validator),
@@ -363,6 +367,7 @@ class _GenesisFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     contracts: dict[str, int | str] = {}
     policies: dict[str, str] = {}
     agreements: dict[str, int] = {}
+    market: dict[str, int] = {}
 
     def genesis(self) -> Genesis:
         return Genesis(
@@ -388,6 +393,7 @@ class _GenesisFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             msgspec.convert(self.contracts, _ContractsEntry).parameters(),
             PolicyParameters(**self.policies),
             AgreementParameters(**self.agreements),
+            MarketParameters(**self.market),
         )
 
 

@@ -15,6 +15,7 @@ from blockcloud.primitives.errors import PeerFault
 from blockcloud.primitives.limits import STATE_VALUE_BYTES
 from blockcloud.service_chain import records
 from blockcloud.service_chain.agreements.records import Agreement, PotRecord, ProviderRecord
+from blockcloud.service_chain.market.records import BookRecord, Calendar, MarketRecord, MarketTurn, OrderRecord, Page
 from blockcloud.transaction_chain.cloudpos.verdicts import Report
 from blockcloud.transaction_chain.era import EraPlan
 
@@ -36,7 +37,7 @@ class Kind:
     subject: str = NOTHING
 
 
-# By the first letter of the key.
+# By the first letter of the key, or by the first two where a letter has several.
 KINDS: Final[dict[bytes, Kind]] = {
     b"a": Kind("account", records.Account, ADDRESS),
     b"h": Kind("account_keys", records.AccountKeys, ADDRESS),
@@ -70,18 +71,29 @@ KINDS: Final[dict[bytes, Kind]] = {
     b"A": Kind("agreement", Agreement),
     b"P": Kind("provider", ProviderRecord, ADDRESS),
     b"Q": Kind("verification_pot", PotRecord, NAME),
+    b"M": Kind("market", MarketRecord),
+    b"B": Kind("market_book", BookRecord),
+    b"O": Kind("order", OrderRecord),
+    b"L": Kind("market_calendar", Calendar),
+    b"Ll": Kind("market_list", Page),
+    b"Lb": Kind("order_list", Page),
+    b"Lt": Kind("market_turn", MarketTurn),
 }
+
+
+def _kind(key: bytes) -> Kind | None:
+    return KINDS.get(key[:2]) or KINDS.get(key[:1])
 
 
 def kind_of(key: bytes) -> str:
     """The name of the kind of record that stands under `key`, or "unknown"."""
-    kind = KINDS.get(key[:1])
+    kind = _kind(key)
     return UNKNOWN if kind is None else kind.name
 
 
 def record_in(key: bytes, value: bytes) -> Struct | None:
     """The record in `value`, which stands under `key`; None if it is of no known kind or shape."""
-    kind = KINDS.get(key[:1])
+    kind = _kind(key)
     if kind is None:
         return None
     try:
@@ -92,7 +104,7 @@ def record_in(key: bytes, value: bytes) -> Struct | None:
 
 def subject_of(key: bytes) -> tuple[str, bytes]:
     """(What the key names, the bytes of it): an address, a name, a number; ("", b"") where it names nothing."""
-    kind = KINDS.get(key[:1])
+    kind = _kind(key)
     if kind is None or kind.subject == NOTHING:
         return NOTHING, b""
     return kind.subject, key[1 : 1 + _ADDRESS_BYTES] if kind.subject == ADDRESS else key[1:]

@@ -27,6 +27,7 @@ from blockcloud.service_chain.eras import begin_next_era, current_plan, freeze_c
 from blockcloud.service_chain.execution import Effect, execute_transaction
 from blockcloud.service_chain.fees import after_commit, delegations_of, fuel_of
 from blockcloud.service_chain.genesis import Genesis
+from blockcloud.service_chain.market.rounds import turn_markets
 from blockcloud.service_chain.parsed import ParsedTransactions
 from blockcloud.service_chain.receipts import Receipt, decode_receipt
 from blockcloud.service_chain.records import (
@@ -185,6 +186,7 @@ class ServiceChain:
         context = self._context(commit)
         freeze_candidates(self._working, context)
         turn_round(self._working, context)
+        matched = turn_markets(self._working, context, commit.digest)
         outcomes, events = self._run(commit, batch, context)
         next_era = self._end(commit, context)
         changes = self._working.take_changes()
@@ -195,7 +197,7 @@ class ServiceChain:
             self._note_checkpoint(_Checkpoint(height, commit.digest, root), batch)
         batch.put(META, HEIGHT_KEY, height.to_bytes(8))
         self.height = height
-        return Result(height, digest, root, tuple(outcomes), tuple(events), next_era)
+        return Result(height, digest, root, tuple(outcomes), (*matched, *events), next_era)
 
     def _context(self, commit: Commit) -> Context:
         genesis = self.genesis
@@ -211,6 +213,7 @@ class ServiceChain:
             challenges=genesis.challenges,
             contracts=self._contracts,
             agreements=genesis.agreements,
+            market=genesis.market,
         )
 
     def _end(self, commit: Commit, context: Context) -> EraPlan | None:

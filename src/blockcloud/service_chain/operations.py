@@ -54,6 +54,7 @@ from blockcloud.service_chain.fields import (
     Salt,
     Signature,
 )
+from blockcloud.service_chain.market.operations import MARKET_CHECKS, MarketOperation
 from blockcloud.service_chain.name_price import PriceRule
 from blockcloud.transaction_chain.block import DIGEST_DOMAIN, SIGNATURE_DOMAIN, Header
 from blockcloud.transaction_chain.cloudpos.stake import StakeClaim
@@ -362,6 +363,7 @@ Operation: TypeAlias = (
     | RevokeRole
     | RevokeGrant
     | AgreementOperation
+    | MarketOperation
 )
 
 OPERATIONS: Final[tuple[type[Operation], ...]] = get_args(Operation)
@@ -538,6 +540,7 @@ _CHECKS: Final[Mapping[type, Callable[[Any], None]]] = {
     RevokeRole: _check_role,
     RevokeGrant: _check_revoke_grant,
     **AGREEMENT_CHECKS,
+    **MARKET_CHECKS,
 }
 
 

@@ -11,6 +11,14 @@ from blockcloud.primitives import codec
 from blockcloud.primitives.codec import Struct
 from blockcloud.primitives.limits import STATE_VALUE_BYTES
 from blockcloud.service_chain.agreements.records import Agreement, PotRecord, ProviderRecord
+from blockcloud.service_chain.market.records import (
+    BookRecord,
+    Calendar,
+    MarketRecord,
+    MarketTurn,
+    OrderRecord,
+    Page,
+)
 from blockcloud.service_chain.name_price import PriceRule
 from blockcloud.transaction_chain.cloudpos.sortition import ChallengeRound
 from blockcloud.transaction_chain.cloudpos.stake import Resources, StakeClaim
@@ -330,6 +338,12 @@ Record = (
     | Agreement
     | ProviderRecord
     | PotRecord
+    | MarketRecord
+    | BookRecord
+    | OrderRecord
+    | Page
+    | MarketTurn
+    | Calendar
 )
 
 R = TypeVar("R", bound=Struct)

@@ -33,8 +33,9 @@ class Result:
 
     @property
     def report(self) -> Any:
-        """The one JSON object on stdout."""
-        return json.loads(self.out)
+        """The one JSON object on stdout, where the node in this process logs too."""
+        (line,) = [line for line in self.out.splitlines() if line.startswith(("{", "["))]
+        return json.loads(line)
 
 
 def command(*arguments: str) -> Result:

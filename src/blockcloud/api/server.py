@@ -23,6 +23,7 @@ from blockcloud.api.contracts import contract_routes
 from blockcloud.api.description import described
 from blockcloud.api.events import event_routes
 from blockcloud.api.guard import Guard
+from blockcloud.api.markets import market_routes
 from blockcloud.api.namespaces import namespace_routes
 from blockcloud.api.policies import policy_routes
 from blockcloud.api.problems import RequestFailed, UnknownRoute, WrongMethod, problem
@@ -46,7 +47,7 @@ def build_app(validator: Validator, host: str) -> ASGIApp:
     for kind in (BlockCloudError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _on_error)
     ledger = (transaction_routes, query_routes, namespace_routes, state_routes, contract_routes, policy_routes)
-    for routes in (*ledger, routing_routes, event_routes):
+    for routes in (*ledger, market_routes, routing_routes, event_routes):
         app.include_router(routes(validator))
     _add_operations(app, validator)
     candidate = validator.chain.candidate(validator.node_key)

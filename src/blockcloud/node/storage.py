@@ -43,11 +43,12 @@ from blockcloud.service_chain.state import STATE_TABLES
 from blockcloud.service_chain.state.tables import LATEST
 
 RECEIPTS: Final = "receipts"
+PARTIES: Final = "parties"
 COMMITS: Final = "commits"
 BLOCKS: Final = "blocks"
 META: Final = "meta"
 ROUTING: Final = "routing"
-ALL_TABLES: Final = (*STATE_TABLES, RECEIPTS, COMMITS, BLOCKS, META, ROUTING)
+ALL_TABLES: Final = (*STATE_TABLES, RECEIPTS, PARTIES, COMMITS, BLOCKS, META, ROUTING)
 # Read key by key, `latest` nearly always for keys that it has; the others are scanned, or read at known places.
 READ_BY_KEY: Final = (LATEST, RECEIPTS)
 

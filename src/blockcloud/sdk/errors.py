@@ -8,8 +8,11 @@ from typing import Any, Final
 
 from blockcloud.primitives.errors import BadProof, BlockCloudError, Busy, NotTakingPart, PeerFault, Rejected, TimedOut
 from blockcloud.service_chain import namespace_rejections, rejections
+from blockcloud.service_chain.agreements import rejections as agreement_rejections
 from blockcloud.service_chain.contracts import failures
 from blockcloud.service_chain.handover import WrongEra
+from blockcloud.service_chain.market import refusals as market_refusals
+from blockcloud.service_chain.market import rejections as market_rejections
 
 _CODE = re.compile(r"[a-z][a-z0-9_]{0,47}", re.ASCII)
 _TEXT_CHARACTERS: Final = 400
@@ -134,9 +137,20 @@ def _refused(code: str, hint: str) -> type[Refused]:
     return type("Refused", (Refused,), {"code": code, "hint": hint, "__doc__": Refused.__doc__})
 
 
+# Where the ledger's reasons are.
+_REASONS: Final = (
+    rejections,
+    namespace_rejections,
+    failures,
+    agreement_rejections,
+    market_refusals,
+    market_rejections,
+)
+
+
 def _all_rejections() -> dict[str, type[Rejected]]:
     found: dict[str, type[Rejected]] = {}
-    for item in (*vars(rejections).values(), *vars(namespace_rejections).values(), *vars(failures).values()):
+    for item in [item for module in _REASONS for item in vars(module).values()]:
         if isinstance(item, type) and issubclass(item, Rejected):
             found.setdefault(item.code, item)
     return found

@@ -255,6 +255,27 @@ class AsyncReader:
         """Everything that the commit at `height` changed, page after page."""
         return past.all_changes(self, height)
 
+    async def markets(self, *, after: str | None = None, limit: int | None = None) -> dict[str, Any]:
+        """`markets`: those that are open, as a node has them, a page behind the market `after`; `next` is the one to go
+        on behind, null at the end. `sdk.markets` has what else there is to do with them."""
+        return await self.transport.json("/v1/markets", _given(after=after, limit=limit))
+
+    async def market(self, market: bytes, account: bytes | None = None) -> dict[str, Any]:
+        """A market with its book, and the `order` of `account` if given, as a node has them. Raises NotFound."""
+        address = None if account is None else format_address(account)
+        return await self.transport.json(f"/v1/markets/{market.hex()}", _given(account=address))
+
+    async def agreements(self, party: bytes, *, after: str | None = None, limit: int | None = None) -> dict[str, Any]:
+        """`agreements` of an account as client or provider, as a node has them, a page behind the id `after`; `next` is
+        the id to go on behind, null at the end."""
+        parameters = _given(party=format_address(party), after=after, limit=limit)
+        return await self.transport.json("/v1/agreements", parameters)
+
     async def receipt(self, transaction_id: bytes) -> Receipt | None:
         """The receipt of a committed transaction."""
         return await find_receipt(self.transport, transaction_id)
+
+
+def _given(**parameters: str | int | None) -> dict[str, str]:
+    """The query of those parameters that are given."""
+    return {name: str(value) for name, value in parameters.items() if value is not None}

@@ -127,6 +127,18 @@ class Client:
 
         return self._run(gathered())
 
+    def markets(self, **how: Any) -> dict[str, Any]:
+        """As `AsyncClient.markets`."""
+        return self._run(self._client.markets(**how))
+
+    def market(self, market: bytes, account: bytes | None = None) -> dict[str, Any]:
+        """As `AsyncClient.market`."""
+        return self._run(self._client.market(market, account))
+
+    def agreements(self, party: bytes, **how: Any) -> dict[str, Any]:
+        """As `AsyncClient.agreements`."""
+        return self._run(self._client.agreements(party, **how))
+
     def receipt(self, transaction_id: bytes) -> Receipt | None:
         """As `AsyncClient.receipt`."""
         return self._run(self._client.receipt(transaction_id))

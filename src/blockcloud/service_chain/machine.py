@@ -6,8 +6,8 @@ commit, in order, in one thread. All writes of a commit go into the caller's bat
 only, so they may come from any thread and show nothing that could still be lost; `prove` reads the tree in memory and
 must not run beside `execute`.
 
-Tables: the state's (`state`), `receipts` (by transaction id), and in `meta` the last executed height (`height`) and the
-last checkpoint (`checkpoint`). DESIGN sections 1 (rule 2) and 4.
+Tables: the state's (`state`), `receipts` (by transaction id), `parties` (agreements by account), and in `meta` the last
+executed height (`height`) and the last checkpoint (`checkpoint`). DESIGN sections 1 (rule 2) and 4.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from blockcloud.primitives.codec import Struct
 from blockcloud.primitives.errors import LocalFault, WrongChain
 from blockcloud.primitives.limits import STATE_VALUE_BYTES, TRANSACTION_OPERATIONS
 from blockcloud.primitives.storage import Batch, Store
-from blockcloud.service_chain import receipts
+from blockcloud.service_chain import parties, receipts
 from blockcloud.service_chain.accounts import Context, Event
 from blockcloud.service_chain.contracts.limits import FUEL_PER_SLOT
 from blockcloud.service_chain.contracts.runtime import ContractRuntime
@@ -145,6 +145,8 @@ class ServiceChain:
             self._begin()
         else:
             self._recover(int.from_bytes(stored_height))
+        if self._store.get(META, parties.COMPLETE_KEY) is None:
+            parties.make(self._store, META)
 
     def check(self, payload: bytes) -> int:
         """The number of operations in `payload`, fuel counted in. Raises a PeerFault unless it is a transaction of this
@@ -191,6 +193,7 @@ class ServiceChain:
         next_era = self._end(commit, context)
         changes = self._working.take_changes()
         digest = self._state.apply(height, changes, batch)
+        parties.note(changes, batch)
         root = None
         if height % self.genesis.parameters.checkpoint_period == 0 or next_era is not None:
             root = self._state.checkpoint(height, batch)
@@ -340,6 +343,10 @@ class ServiceChain:
     def contract(self, address: bytes, height: int | None = None) -> ContractRecord | None:
         """The contract at an address."""
         return decode_record(self.get(contract_key(address), height), ContractRecord)
+
+    def agreements_of(self, party: bytes, limit: int, after: bytes = b"") -> list[bytes]:
+        """The ids of at most `limit` agreements of an account, ascending, behind `after` if given."""
+        return parties.agreements_of(self._store, party, limit, after)
 
     @property
     def plan(self) -> EraPlan:

@@ -24,6 +24,7 @@ from blockcloud.primitives.codec import Struct
 from blockcloud.primitives.errors import PeerFault
 from blockcloud.primitives.hashes import tagged_hash
 from blockcloud.primitives.storage import Batch, Store
+from blockcloud.service_chain import parties
 from blockcloud.service_chain.machine import CHAIN_KEY, CHECKPOINT_KEY, HEIGHT_KEY, META, encode_checkpoint
 from blockcloud.service_chain.state.snapshot import (
     PARTS,
@@ -87,7 +88,7 @@ def begin_import(store: Store, digest: bytes) -> None:
     """Delete the state and mark the store, durably."""
     batch = Batch()
     clear(batch)
-    for key in (HEIGHT_KEY, CHECKPOINT_KEY):
+    for key in (HEIGHT_KEY, CHECKPOINT_KEY, parties.COMPLETE_KEY):
         batch.delete(META, key)
     batch.put(META, IMPORT_KEY, digest)
     store.write(batch, sync=True)

@@ -45,19 +45,21 @@ class IdentityNotBonded(Failed):
     """Only who has a bond may order: one ticket in the lottery for each."""
 
     code = "identity_not_bonded"
-    hint = "Bond first; it comes back."
+    hint = "The account needs the bond and the fees beside what the order promises; the bond comes back."
 
 
 class OrderNotBacked(Failed):
     """An order locks what it promises: a buyer the limit for each unit, a seller the bond for each delivery."""
 
     code = "order_not_backed"
+    hint = "Order less, or have more in the account: the limit for each unit, or the bond for each delivery."
 
 
 class IdentityHasOrder(Failed):
     """The identity has an order in this market already."""
 
     code = "identity_has_order"
+    hint = "One order for each account. `blockcloud market book` shows it, `blockcloud market cancel` takes it out."
 
 
 class IdentityRests(Failed):
@@ -95,6 +97,7 @@ class OutsideCommitPhase(Failed):
     """Commitments count until the round is opened for reveals."""
 
     code = "outside_commit_phase"
+    hint = "Wait for the next round."
 
 
 class OutsideRevealPhase(Failed):
@@ -125,3 +128,4 @@ class WrongOrderRevealed(Failed):
     """Order and salt are not what the identity committed to."""
 
     code = "wrong_order_revealed"
+    hint = "Reveal it from the home folder in which it was made."

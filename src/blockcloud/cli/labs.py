@@ -293,6 +293,17 @@ def bench_market(
     show(run(per_round=per_round, rounds=rounds, agents=agents, liars=liars), as_json=options.as_json)
 
 
+@bench.command("verification")
+def bench_verification(
+    providers: Annotated[int, typer.Option(min=1, help="Providers of each kind that are tested.")] = 4_000,
+    seed: Annotated[int, typer.Option(help="All probes follow from it.")] = 1,
+) -> None:
+    """Probes until a bad provider stands accused or a good one is cleared, and how many good ones are accused."""
+    from blockcloud.bench.verification import run
+
+    show(run(providers=providers, seed=seed), as_json=options.as_json)
+
+
 @bench.command("finality")
 def bench_finality(
     validators: Annotated[str, typer.Option(help="Committee sizes, separated by commas.")] = "4,10,40,100",

@@ -1,0 +1,1 @@
+"""Proof of service: verifiers that nobody can tell from customers say how well a service keeps what it promised."""

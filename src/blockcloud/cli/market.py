@@ -224,7 +224,8 @@ def agreements(
     async def run() -> dict[str, Any]:
         async with open_client() as client:
             found = await _agreements_of(client, party)
-            return {"agreements": sorted(found, key=lambda each: (each["start_ms"], each["agreement"]))}
+            found.sort(key=lambda each: (each["start_ms"], each["agreement"]))
+            return {"agreements": [_agreement_line(each) for each in found]}
 
     show(asyncio.run(run()), as_json=options.as_json)
 
@@ -260,7 +261,7 @@ def _order(
             if wait_s:
                 await _until(client, identity, account, wait_s, _order_has_left)
                 after = await _agreements_of(client, account)
-                report["agreements"] = [each for each in after if each["agreement"] not in before]
+                report["agreements"] = [_agreement_line(each) for each in after if each["agreement"] not in before]
             return report
 
     show(asyncio.run(run()), as_json=options.as_json)
@@ -318,8 +319,16 @@ def _own_account() -> bytes | None:
         return None
 
 
+def _agreement_line(agreement: dict[str, Any]) -> dict[str, Any]:
+    """An agreement in a list; for people what fits a line."""
+    if options.as_json:
+        return agreement
+    columns = ("status", "name", "unit", "unit_price", "deposited", "paid", "left", "start_ms", "end_ms")
+    return {"agreement": agreement["agreement"][:12]} | {column: agreement[column] for column in columns}
+
+
 def _line(market: dict[str, Any]) -> dict[str, Any]:
-    """A market in a list."""
+    """A market in a list; its id as far as people need it."""
     columns = ("service_class", "unit", "region", "latency_ms", "mechanism", "phase", "price", "live_orders")
     return {"market": market["market"] if options.as_json else market["market"][:12]} | {
         column: market[column] for column in columns

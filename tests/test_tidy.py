@@ -34,11 +34,12 @@ PURE = (*DETERMINISTIC, f"{PACKAGE}primitives/", f"{PACKAGE}routing/", f"{PACKAG
 # ... except these files, each of which carries out what a core decided.
 SERVICE_ACCESS_ADAPTORS = (
     *"announce connector control control_table detours endpoint forward front listener publish".split(),
-    *"peer_search reception redial splice steering stream tls udp_flow udp_forward udp_publish".split(),
+    *"peer_search reception redial splice sqlite_file steering stream tls udp_flow udp_forward udp_publish".split(),
 )
 RELAY_ADAPTORS = "control_stream dialling pipe places registration server".split()
 FEED_ADAPTORS = "announcing coap collecting following http intake mqtt node outbox secret_files serving".split()
 EDGE_ADAPTORS = "streams exchange upstream signing_proxy caching_node".split()
+PAYMENT_ADAPTORS = "book purse till".split()
 PROXY_ADAPTORS = "dns_stub http_proxy local_services socks_proxy".split()
 ADAPTORS = (
     f"{PACKAGE}primitives/files.py",  # a folder's entries, on the medium
@@ -52,6 +53,7 @@ ADAPTORS = (
     *(f"{PACKAGE}service_access/edge/{name}.py" for name in EDGE_ADAPTORS),
     *(f"{PACKAGE}service_access/edge/feed/{name}.py" for name in FEED_ADAPTORS),
     f"{PACKAGE}service_access/links/",
+    *(f"{PACKAGE}service_access/payment/{name}.py" for name in PAYMENT_ADAPTORS),
 )
 IMPURE_MODULES = frozenset(
     "asyncio builtins concurrent ctypes datetime fcntl glob http httpx2 importlib io.open mmap multiprocessing os "

@@ -11,12 +11,24 @@ from typing import TYPE_CHECKING, Final
 
 __version__ = "0.1.0"
 
-__all__ = ["AsyncClient", "Client", "Fetched", "Fetcher", "__version__", "connect", "fetch", "listen", "read_feed"]
+__all__ = [
+    "AsyncClient",
+    "Budget",
+    "Client",
+    "Fetched",
+    "Fetcher",
+    "__version__",
+    "connect",
+    "fetch",
+    "listen",
+    "read_feed",
+]
 
 if TYPE_CHECKING:
     from blockcloud.sdk.client import AsyncClient
     from blockcloud.sdk.feed import read_feed
     from blockcloud.sdk.fetching import Fetched, Fetcher, fetch
+    from blockcloud.sdk.paid_sessions import Budget
     from blockcloud.sdk.services import connect, listen
     from blockcloud.sdk.sync import Client
 else:
@@ -25,6 +37,7 @@ else:
         "Client": "blockcloud.sdk.sync",
         "Fetched": "blockcloud.sdk.fetching",
         "Fetcher": "blockcloud.sdk.fetching",
+        "Budget": "blockcloud.sdk.paid_sessions",
         "connect": "blockcloud.sdk.services",
         "fetch": "blockcloud.sdk.fetching",
         "listen": "blockcloud.sdk.services",

@@ -11,6 +11,7 @@ import typer
 from blockcloud import __version__
 from blockcloud.cli import account as accounts
 from blockcloud.cli import (
+    agreement,
     chain,
     contract,
     devnet,
@@ -72,6 +73,7 @@ fetching.register(app)
 proxy.register(app)
 doctor.register(app)
 labs.register(app)
+agreement.register(app)
 
 
 def _version(wanted: bool) -> None:

@@ -304,6 +304,16 @@ def bench_verification(
     show(run(providers=providers, seed=seed), as_json=options.as_json)
 
 
+@bench.command("vouchers")
+def bench_vouchers(
+    vouchers: Annotated[int, typer.Option(min=1, help="Vouchers of each of nine batches.")] = 2_000,
+) -> None:
+    """What it costs to pay: a voucher signed, verified and recorded, a unit of a PayWord tail."""
+    from blockcloud.bench.vouchers import run
+
+    show(run(vouchers=vouchers), as_json=options.as_json)
+
+
 @bench.command("finality")
 def bench_finality(
     validators: Annotated[str, typer.Option(help="Committee sizes, separated by commas.")] = "4,10,40,100",

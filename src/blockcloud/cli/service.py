@@ -6,7 +6,8 @@ import asyncio
 import shlex
 import signal
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
@@ -25,7 +26,8 @@ from blockcloud.cli.context import (
 )
 from blockcloud.cli.output import say, show
 from blockcloud.cli.table import ask
-from blockcloud.primitives.errors import BadConfiguration, Busy, Unreachable
+from blockcloud.primitives.amounts import format_amount, parse_amount
+from blockcloud.primitives.errors import BadConfiguration, BlockCloudError, Busy, Unreachable
 from blockcloud.primitives.names import parse_name
 from blockcloud.routing.posted_price import parse_price
 
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from blockcloud.service_access.control import Handler
     from blockcloud.service_access.endpoint import ServiceEndpoint
     from blockcloud.service_access.listener import Listener
+    from blockcloud.service_access.payment.purse import Wallet
+    from blockcloud.service_access.payment.till import Till
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:0"
 DEFAULT_CAPACITY: Final = 1_024  # load.CAPACITY_SESSIONS, which is imported late
@@ -120,6 +124,9 @@ def publish(
     price: Annotated[
         str, typer.Option("--price", help="BLOC for a unit, as in 0.001/request, for the service file.")
     ] = "",
+    paid: Annotated[
+        bool, typer.Option("--paid", help="Serve who pays what `offer post` says, by kib, mib or gib as it passes.")
+    ] = False,
 ) -> None:
     """Serve a TCP or UDP server under a name until stopped. The key of --key must own the name, the first time."""
     server, place = address_argument(to), address_argument(listen)
@@ -129,11 +136,23 @@ def publish(
         raise typer.BadParameter("HTTP is served over TCP: --http or --udp")
     if price and options.draft:
         raise typer.BadParameter("a draft has no place for the file with the price; post it without --draft")
+    if paid and (udp or http):
+        raise typer.BadParameter("--paid counts the bytes of a TCP service as they pass: leave --udp and --http out")
     signed = cache_control if http else None
     asked = str(parse_price(price)) if price else ""
     places = publish_places(place, quic=quic, paths=unix or (), datagrams=udp)
     publishing = _publish(
-        parse_name(name), server, places, title, tuple(port or ()), signed, relay_names(relay), udp, capacity, asked
+        parse_name(name),
+        server,
+        places,
+        title,
+        tuple(port or ()),
+        signed,
+        relay_names(relay),
+        udp,
+        capacity,
+        asked,
+        paid,
     )
     serve_until_stopped(publishing)
 
@@ -159,13 +178,15 @@ def _counted(answers: Counter[str] | None, datagrams_lost: Counter[str] | None) 
     return {name: dict(counts) for name, counts in counters.items() if counts is not None}
 
 
-async def _pass_on(listener: Listener, server: tuple[str, int], datagrams_lost: Counter[str] | None) -> None:
+async def _pass_on(
+    listener: Listener, server: tuple[str, int], datagrams_lost: Counter[str] | None, till: Till | None
+) -> None:
     """Pass sessions on to a server: one for UDP if lost datagrams are to be counted."""
     from blockcloud.service_access.publish import publish
     from blockcloud.service_access.udp_publish import publish_udp
 
     if datagrams_lost is None:
-        await publish(listener, server)
+        await publish(listener, server, till)
     else:
         await publish_udp(listener, server, datagrams_lost)
 
@@ -181,6 +202,7 @@ async def _publish(
     udp: bool,
     capacity: int,
     price: str,
+    paid: bool,
 ) -> None:
     """`cache_control` None: the server's bytes pass as they are, whatever they are."""
     from blockcloud.sdk.services import listen
@@ -228,15 +250,28 @@ async def _publish(
                 capacity=capacity,
                 price=price,
             ) as listener,
+            _till(name, instance.public, paid) as till,
             asyncio.TaskGroup() as group,
         ):
             served.append(listener)
             ready(name, endpoint, control.path, name, instance=instance.public.hex(), to=to)
-            passing = proxy.run(listener) if proxy is not None else _pass_on(listener, server, lost if udp else None)
+            passing = proxy.run(listener) if proxy else _pass_on(listener, server, lost if udp else None, till)
             serving = group.create_task(passing)
             await listener.drained()
             serving.cancel()
             say("drained: the last session has ended")
+
+
+@asynccontextmanager
+async def _till(name: str, instance: bytes, paid: bool) -> AsyncIterator[Till | None]:
+    """A till for a publish of this home, if it is to be paid."""
+    from blockcloud.sdk.paid_sessions import open_till
+
+    if not paid:
+        yield None
+        return
+    async with open_client() as client, open_till(client, home(), name, instance, load_key) as till:
+        yield till
 
 
 async def draft_instance(name: str, instance: bytes, title: str, ports: tuple[int, ...] = ()) -> None:
@@ -268,6 +303,9 @@ def forward(
     max_price: Annotated[
         str, typer.Option("--max-price", help="Begin no session if the service posts more, as in 0.002/request.")
     ] = "",
+    budget: Annotated[
+        str, typer.Option("--budget", help="BLOC to pay at most for a service that wants to be paid.")
+    ] = "",
 ) -> None:
     """Give unmodified TCP or UDP clients a local port that leads to a service, until stopped."""
     from blockcloud.cli.policy import read_grant
@@ -279,7 +317,10 @@ def forward(
     credentials = Credentials(parse_name(role) if role else "", read_grant(grant) if grant is not None else b"")
     relays = relay_names(relay)
     limit = parse_price(max_price) if max_price else None
-    serve_until_stopped(_forward(parse_name(name), place, own, key, credentials, relays, udp, sticky, limit))
+    money = parse_amount(budget) if budget else 0
+    if money and udp:
+        raise typer.BadParameter("--budget pays for bytes of TCP services: leave --udp out")
+    serve_until_stopped(_forward(parse_name(name), place, own, key, credentials, relays, udp, sticky, limit, money))
 
 
 async def _forward(
@@ -292,22 +333,28 @@ async def _forward(
     udp: bool,
     sticky: bool,
     max_price: PostedPrice | None,
+    budget: int,
 ) -> None:
     from blockcloud.sdk import ChainResolver
+    from blockcloud.sdk.paid_sessions import open_wallet
     from blockcloud.service_access.connector import Connector
     from blockcloud.service_access.endpoint import ServiceEndpoint
     from blockcloud.service_access.forward import Forwarder
     from blockcloud.service_access.prices import Prices
     from blockcloud.service_access.udp_forward import UdpForwarder
 
-    async with open_client() as client, ServiceEndpoint(key) as endpoint:
+    async with open_client() as client, AsyncExitStack() as stack, ServiceEndpoint(key) as endpoint:
         endpoint.moved.append(client.transport.renew)
         await listening(endpoint.start(*own))
         resolver = ChainResolver(client)
         await endpoint.relays.join(relays, resolver)
         asker, prices = key.public if sticky else b"", Prices(resolver, max_price)
         connector = Connector(endpoint, resolver, credentials, sticky=asker, prices=prices)
-        forwarder = (UdpForwarder if udp else Forwarder)(name, connector)
+        wallet: Wallet | None = None
+        if budget:
+            load_key()  # a person hears now that there is none, not when it has to sign
+            wallet = await stack.enter_async_context(open_wallet(client, home(), name, budget, load_key, unpaid))
+        forwarder = UdpForwarder(name, connector) if udp else Forwarder(name, connector, wallet=wallet)
         host, port = await listening(forwarder.start(*place))
 
         def status() -> dict[str, Any]:
@@ -315,6 +362,8 @@ async def _forward(
             report = {"name": name, "errors": dict(forwarder.errors), "last_error": str(error) if error else None}
             if isinstance(forwarder, UdpForwarder):
                 report["datagrams_lost"] = dict(forwarder.lost)
+            if wallet is not None:
+                report |= {"spent": format_amount(wallet.spent), "budget": format_amount(budget)}
             return report
 
         try:
@@ -323,6 +372,14 @@ async def _forward(
                 await connector.keep_fresh()
         finally:
             await forwarder.close()
+            if wallet is not None:
+                say(f"paid {format_amount(wallet.spent)} BLOC of {format_amount(budget)}; the rest comes back with")
+                say("  blockcloud agreement settle")
+
+
+def unpaid(error: BlockCloudError) -> None:
+    """A session could not be paid for."""
+    say(f"not paid: {error} [{error.code}]")
 
 
 def move(

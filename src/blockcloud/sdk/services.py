@@ -21,6 +21,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from blockcloud.primitives.amounts import parse_amount
 from blockcloud.primitives.hashes import sha256
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.primitives.names import parse_name
@@ -28,6 +29,7 @@ from blockcloud.routing.posted_price import parse_price
 from blockcloud.sdk.client import AsyncClient
 from blockcloud.sdk.decision_log import DecisionLog
 from blockcloud.sdk.home import Home
+from blockcloud.sdk.paid_sessions import Budget, open_wallet
 from blockcloud.sdk.policy_gate import PolicyGate
 from blockcloud.sdk.publishing import authorise_instance
 from blockcloud.sdk.resolver import ChainResolver, HttpAnnouncer
@@ -152,6 +154,8 @@ async def connect(
     relays: Sequence[str] = (),
     sticky: bool = False,
     max_price: str = "",
+    budget: str | Budget = "",
+    key: OwnerKey = None,
 ) -> Session:
     """A session with the best instance of `name` that proves to be one, within `timeout_ms`.
 
@@ -161,7 +165,10 @@ async def connect(
     `relays` (names) a provider that moves can dial it through one of these. What the session needs goes when the
     session ends. `sticky`: the same identity, or without one the same home, gets the same instance as long as that one
     is healthy, though another may be nearer. With `max_price` ("0.002/request") no session begins with a service that
-    posts a higher price; one that posts none asks for nothing. Raises as `Connector.connect`, BadConfiguration,
+    posts a higher price; one that posts none asks for nothing. With a `budget` (BLOC, or a `Budget`, which says what
+    was spent) a service that wants to be paid is: an agreement is opened when it asks, signed by `key` (a file or a
+    key, default: see `Home.key_path`), vouchers pay while the session goes on, and the agreement is closed when it
+    ends; a session that cannot be paid for ends with the reason. Raises as `Connector.connect`, BadConfiguration,
     InvalidPrice, and why no relay takes us.
     """
     name = parse_name(name)
@@ -180,7 +187,21 @@ async def connect(
         connector = Connector(
             endpoint, resolver, Credentials(role, grant), sticky=asker, prices=Prices(resolver, limit)
         )
+        wallet = None
+        if budget:
+            wanted = budget if isinstance(budget, Budget) else Budget(budget)
+            wallet = wanted.wallet = await stack.enter_async_context(
+                open_wallet(
+                    client,
+                    folder,
+                    name,
+                    parse_amount(wanted.limit),
+                    lambda: key if isinstance(key, SigningKey) else folder.load_key(key),
+                )
+            )
         session = await connector.connect(name, timeout_ms=timeout_ms)
+        if wallet is not None:
+            wallet.pays_for(session)
         endpoint.follow(session, stack.pop_all())
         return session
 

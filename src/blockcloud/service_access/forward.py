@@ -11,11 +11,13 @@ from collections.abc import Callable
 
 from blockcloud.service_access.connector import Connector
 from blockcloud.service_access.front import Front, Room
+from blockcloud.service_access.payment.purse import Wallet
 from blockcloud.service_access.splice import ByteGate, TcpSide, splice
 
 
 class Forwarder(Front):
-    """A local listener for one name. `gate` makes what looks at the first bytes of each connection."""
+    """A local listener for one name. `gate` makes what looks at the first bytes of each connection; `wallet` pays for
+    services that want money."""
 
     kind = "forward"
 
@@ -26,8 +28,10 @@ class Forwarder(Front):
         *,
         room: Room | None = None,
         gate: Callable[[], ByteGate] | None = None,
+        wallet: Wallet | None = None,
     ) -> None:
         super().__init__(room)
+        self._wallet = wallet
         self.name = name
         self._connector = connector
         self._gate = gate
@@ -37,6 +41,8 @@ class Forwarder(Front):
 
     async def serve(self, tcp: TcpSide) -> None:
         session = await self._connector.connect(self.name)
+        if self._wallet is not None:
+            self._wallet.pays_for(session)
         ended = await splice(session, tcp)
         error = tcp.refusal or ended
         if error is not None:

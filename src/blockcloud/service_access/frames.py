@@ -26,6 +26,7 @@ SESSION_ID_BYTES: Final = 16
 RESUME_NONCE_BYTES: Final = 32
 MAC_BYTES: Final = 32
 RESET_TEXT_BYTES: Final = 256
+PAYMENT_BYTES: Final = 1_024
 # A view keeps all of what it is a part of alive, and a copy of a few bytes costs no more than a view.
 VIEW_BYTES: Final = 4_096
 OFFSET_MAX: Final = 2**62
@@ -54,6 +55,7 @@ class Kind(IntEnum):
     FIN = 21
     RST = 22
     DATAGRAM = 23
+    PAYMENT = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,12 @@ class Datagram:
     """A message beside the stream, unreliable and in no order. On a QUIC link it travels as a QUIC datagram instead."""
 
     payload: memoryview
+
+
+class Payment(Struct, frozen=True):
+    """A message between payer and payee (`payment.messages`), beside the stream. A link that breaks loses it."""
+
+    message: bytes
 
 
 class Ack(Struct, frozen=True):
@@ -151,7 +159,20 @@ class Proof(Struct, frozen=True):
 
 
 Frame: TypeAlias = (
-    HandshakeFrame | Data | Datagram | Ack | Ping | Pong | Moved | Fin | Rst | Resume | Challenge | Proof | Admitted
+    HandshakeFrame
+    | Data
+    | Datagram
+    | Payment
+    | Ack
+    | Ping
+    | Pong
+    | Moved
+    | Fin
+    | Rst
+    | Resume
+    | Challenge
+    | Proof
+    | Admitted
 )
 
 _STRUCTS: Final[dict[Kind, type[Struct]]] = {
@@ -165,6 +186,7 @@ _STRUCTS: Final[dict[Kind, type[Struct]]] = {
     Kind.CHALLENGE: Challenge,
     Kind.PROOF: Proof,
     Kind.ADMITTED: Admitted,
+    Kind.PAYMENT: Payment,
 }
 _KINDS: Final = {shape: kind for kind, shape in _STRUCTS.items()}
 _KNOWN: Final[dict[int, Kind]] = {int(kind): kind for kind in Kind}
@@ -206,6 +228,9 @@ def _check(frame: Struct) -> None:
         case Admitted(policy=policy):
             if len(policy) not in (0, MAC_BYTES):
                 raise Malformed("a policy's digest has the wrong length")
+        case Payment(message=message):
+            if not 0 < len(message) <= PAYMENT_BYTES:
+                raise Malformed("a message about payment has the wrong length", bytes=len(message))
         case Resume(session_id=session_id, counter=counter, nonce=nonce):
             _check_range(counter)
             if len(session_id) != SESSION_ID_BYTES or len(nonce) != RESUME_NONCE_BYTES:

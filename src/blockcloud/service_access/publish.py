@@ -11,7 +11,10 @@ from typing import Final
 import structlog
 
 from blockcloud.service_access.addresses import HostPort
+from blockcloud.service_access.errors import SessionEnded
 from blockcloud.service_access.listener import Listener
+from blockcloud.service_access.payment.errors import NotPaid
+from blockcloud.service_access.payment.till import Meter, Till
 from blockcloud.service_access.splice import TcpSide, splice
 from blockcloud.service_access.stream import Session
 
@@ -20,12 +23,12 @@ SERVER_CONNECT_SECONDS: Final = 5.0
 log = structlog.get_logger(__name__)
 
 
-async def publish(listener: Listener, server: HostPort) -> None:
-    """Pass every session of `listener` on to `server`, until cancelled."""
+async def publish(listener: Listener, server: HostPort, till: Till | None = None) -> None:
+    """Pass every session of `listener` on to `server`, until cancelled; with `till`, those that pay."""
     running: set[asyncio.Task[None]] = set()
     try:
         async for session in listener:
-            task = asyncio.get_running_loop().create_task(_serve(session, server))
+            task = asyncio.get_running_loop().create_task(_serve(session, server, till))
             running.add(task)
             task.add_done_callback(running.discard)
     finally:
@@ -34,8 +37,27 @@ async def publish(listener: Listener, server: HostPort) -> None:
         await asyncio.gather(*running, return_exceptions=True)
 
 
-async def _serve(session: Session, server: HostPort) -> None:
-    tcp = TcpSide()
+async def _serve(session: Session, server: HostPort, till: Till | None) -> None:
+    if till is None:
+        await _pass_on(session, server, None)
+        return
+    meter = till.meter(session)
+    keeping = [asyncio.create_task(meter.run()), asyncio.create_task(meter.watch())]
+    try:
+        await meter.room()  # a server is not troubled for somebody who never pays
+        await _pass_on(session, server, meter)
+    except NotPaid as error:
+        session.abort(error.code, str(error))
+    except SessionEnded as error:
+        log.info("session_ended", name=session.name, code=error.code, reason=str(error))
+    finally:
+        for task in keeping:
+            task.cancel()
+        await asyncio.gather(*keeping, return_exceptions=True)
+
+
+async def _pass_on(session: Session, server: HostPort, meter: Meter | None) -> None:
+    tcp = TcpSide(meter=meter)
     host, port = server
     try:
         async with asyncio.timeout(SERVER_CONNECT_SECONDS):

@@ -51,6 +51,7 @@ from blockcloud.service_access.frames import (
     Fin,
     Frame,
     Moved,
+    Payment,
     Ping,
     Pong,
     Proof,
@@ -60,6 +61,7 @@ from blockcloud.service_access.frames import (
 )
 
 CONTROL_FRAMES: Final = 64
+PAYMENTS_WAITING: Final = 8  # messages between payer and payee; the newest say all that the older said
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ class SessionCore:
         *("acknowledge_bytes", "acknowledge_due_ms", "acknowledged_bytes", "control", "datagrams", "gap_from_ms"),
         *("heard_ms", "incoming", "outgoing", "ping_at_ms", "progress_ms", "statistics", "unacknowledged_frames"),
         *("unanswered_ms", "_highest_counter", "_moved_at_ms", "_moved_counter", "_moved_tokens"),
-        *("_peer_moved_counter", "_ping_number", "_pinged_ms", "_secret", "_since_ms"),
+        *("_peer_moved_counter", "_ping_number", "_pinged_ms", "_secret", "_since_ms", "payments"),
     )
 
     def __init__(
@@ -186,6 +188,7 @@ class SessionCore:
         self.peer_addresses = peer_addresses
         self.statistics = Statistics()
         self.datagrams = DatagramQueue()
+        self.payments: tuple[bytes, ...] = ()  # that have come and wait for who pays or is paid
         self.link = 0  # counter of the link that has the session
         self.linked = True
         self.dial_due_ms: float | None = None  # the peer asked to be dialled at `peer_addresses`; not before this time
@@ -248,6 +251,13 @@ class SessionCore:
     def finish(self) -> None:
         """End our stream; the peer's goes on."""
         self.outgoing.finish()
+
+    def pay(self, message: bytes) -> bool:
+        """Send a message about payment with what goes next; False if no link takes it now."""
+        if not self.linked or self.state is not _ATTACHED or len(self.control) >= CONTROL_FRAMES:
+            return False
+        self._queue(encode_frame(Payment(message)))
+        return True
 
     def read(self, count: int, now_ms: float) -> list[bytes | memoryview]:
         """Take at most `count` received bytes, in pieces. Gives the peer credit for as many."""
@@ -450,6 +460,8 @@ class SessionCore:
                 self.statistics.datagrams_received += 1
                 self.statistics.datagrams_dropped += self.datagrams.dropped - before
                 self._progressed(now_ms)
+            case Payment(message=message):
+                self.payments = (*self.payments[1 - PAYMENTS_WAITING :], message)
             case Ack(received=received, limit=limit):
                 self.outgoing.acknowledge(received, limit)
                 self._progressed(now_ms)

@@ -28,14 +28,31 @@ class ByteGate(Protocol):
         """What the program is told about the error."""
 
 
+class ByteMeter(Protocol):
+    """Counts what passes, and holds it back while it is not paid for."""
+
+    def affordable(self, count: int) -> int:
+        """How many of `count` bytes of this side may pass now."""
+
+    def count(self, passed: int) -> None:
+        """So many of them pass."""
+
+    def brought(self, piece: bytes | memoryview) -> None:
+        """The peer's piece passes."""
+
+    async def room(self) -> None:
+        """Wait until something more may pass. Raises BlockCloudError: nothing will."""
+
+
 class TcpSide(asyncio.Protocol):
     """The plain connection. What it reads goes straight into the session, as fast as the session takes it.
 
     Before there is a session, `receive` and `write` are for a conversation with the program.
     """
 
-    def __init__(self, gate: ByteGate | None = None) -> None:
+    def __init__(self, gate: ByteGate | None = None, meter: ByteMeter | None = None) -> None:
         self.session: Session | None = None
+        self._meter = meter
         self.refusal: BlockCloudError | None = None  # by the gate
         self._gate = gate
         self._arrived = asyncio.Event()
@@ -110,7 +127,12 @@ class TcpSide(asyncio.Protocol):
             except BlockCloudError as error:
                 self._refuse(session, self._gate, error)
                 return
-        accepted = session.write_now(data)
+        if self._meter is None:
+            accepted = session.write_now(data)
+        else:
+            affordable = self._meter.affordable(len(data))
+            accepted = session.write_now(memoryview(data)[:affordable]) if affordable else 0
+            self._meter.count(accepted)
         if accepted < len(data):
             self._pause()
             rest = memoryview(data)[accepted:]
@@ -126,12 +148,26 @@ class TcpSide(asyncio.Protocol):
 
     async def _write_rest(self, session: Session, rest: memoryview) -> None:
         try:
-            await session.write(rest)
+            if self._meter is None:
+                await session.write(rest)
+            else:
+                await self._write_metered(session, rest, self._meter)
         except BlockCloudError:
             return  # the other direction sees it, too, and says so
         finally:
             self._pending = None
         self._read_on()
+
+    async def _write_metered(self, session: Session, rest: memoryview, meter: ByteMeter) -> None:
+        """Send what is paid for, and wait for more money."""
+        while rest:
+            size = meter.affordable(len(rest))
+            if size:
+                meter.count(size)
+                await session.write(rest[:size])
+                rest = rest[size:]
+            else:
+                await meter.room()
 
     def _pause(self) -> None:
         if self._transport is not None and not self._transport.is_closing():
@@ -179,6 +215,8 @@ class TcpSide(asyncio.Protocol):
 
     def pass_on(self, piece: bytes | memoryview) -> None:
         """Write what the session has brought. While the other program does not read, the session is held back."""
+        if self._meter is not None:
+            self._meter.brought(piece)
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(piece)
 

@@ -50,7 +50,7 @@ class Session:
     __slots__ = (
         *("core", "name", "peer_key", "_acknowledge_after_ms", "_changes", "_datagram_reader", "_discard", "_keeper"),
         *("_link", "_loop", "_old", "_over", "_passing", "_reader", "_reading", "_receiver", "_timer", "_timer_ms"),
-        *("_unsettled", "_writer"),
+        *("_payments", "_unsettled", "_writer"),
     )
 
     def __init__(self, core: SessionCore, *, name: str, peer_key: bytes, keeper: SessionKeeper) -> None:
@@ -67,6 +67,7 @@ class Session:
         self._datagram_reader: asyncio.Future[None] | None = None
         self._changes: list[asyncio.Future[None]] = []  # of link or state
         self._receiver: Receiver | None = None
+        self._payments: Callable[[bytes], object] | None = None
         self._reading = True  # the receiver takes what comes
         self._passing = False  # it is being called with what has waited
         self._acknowledge_after_ms = core.parameters.acknowledge_after_ms
@@ -243,6 +244,18 @@ class Session:
             finally:
                 self._datagram_reader = None
         return datagram
+
+    def send_payment(self, message: bytes) -> bool:
+        """Send a message about payment (at most 1,024 bytes) beside the stream; False if no link takes it now. A link
+        that breaks loses it."""
+        queued = self.core.pay(message)
+        self._pump()
+        return queued
+
+    def set_payments(self, receiver: Callable[[bytes], object]) -> None:
+        """From now on call `receiver` with each message about payment; it must not raise."""
+        self._payments = receiver
+        self._settle()
 
     def write_eof(self) -> None:
         """End this side's stream; the peer's goes on."""
@@ -457,6 +470,10 @@ class Session:
             _wake(self._writer)
         if self._datagram_reader is not None and (core.datagrams or core.state in (State.FINISHED, State.FAILED)):
             _wake(self._datagram_reader)
+        if core.payments and self._payments is not None:
+            payments, core.payments = core.payments, ()
+            for message in payments:
+                self._payments(message)
         if core.dial_due_ms is not None and core.state is not _FAILED:
             self._keeper.link_needed(self)
         if core.state is _ATTACHED:

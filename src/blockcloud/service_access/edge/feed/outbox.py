@@ -12,9 +12,7 @@ own limit; if there is one and they do, the feed takes nothing more (`OutboxFull
 from __future__ import annotations
 
 import os
-import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +23,7 @@ from blockcloud.service_access.edge.feed.core import Changes, Entry, FeedCore, N
 from blockcloud.service_access.edge.feed.errors import BadRequest, OutboxFull
 from blockcloud.service_access.edge.feed.readings import Reading
 from blockcloud.service_access.edge.feed.series import LAST_READINGS
+from blockcloud.service_access.sqlite_file import faults, open_database, transaction
 
 VERSION: Final = 1
 SAMPLE_BYTES: Final = 256 * 1024 * 1024
@@ -33,7 +32,6 @@ CONSUMERS: Final = 64
 PAGE_ENTRIES: Final = 500
 DROP_ENTRIES: Final = 1_000  # at once, so that a full outbox does not drop at each commit
 ENTRY_OVERHEAD_BYTES: Final = 24  # what a row costs beside its entry
-JOURNAL_BYTES: Final = 16 * 1024 * 1024
 SAMPLE, AGGREGATE = 0, 1
 
 _SCHEMA: Final = """
@@ -66,8 +64,8 @@ class Outbox:
         """Open or make the file. Raises StorageFault."""
         self.path = path
         self._sample_limit, self._aggregate_limit = sample_bytes, aggregate_bytes
-        with _faults(path):
-            self._database = _connect(path)
+        with faults("outbox", path):
+            self._database = open_database(path)
             self._make()
             self.log = self._meta("log")
             self.dropped_samples = int(self._meta("dropped_samples"))
@@ -81,7 +79,7 @@ class Outbox:
             return
         if version != 0:
             raise StorageFault("the outbox was made by another version", path=str(self.path), version=version)
-        with self._transaction():
+        with transaction(self._database):
             for statement in _SCHEMA.split(";"):
                 self._database.execute(statement)
             meta = {"log": os.urandom(8).hex(), "dropped_samples": "0", "dropped_aggregates": "0", "next": "1"}
@@ -101,23 +99,13 @@ class Outbox:
         ).fetchone()
         return int(size) + ENTRY_OVERHEAD_BYTES * int(count)
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._database.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._database.execute("ROLLBACK")
-            raise
-        self._database.execute("COMMIT")
-
     def close(self) -> None:
         """Close the file."""
         self._database.close()
 
     def restore(self, core: FeedCore) -> None:
         """Bring `core` to where the last commit was. Raises StorageFault."""
-        with _faults(self.path):
+        with faults("outbox", self.path):
             core.restore(
                 self._database.execute("SELECT name, state FROM series"),
                 self._database.execute("SELECT name, state FROM sources"),
@@ -145,7 +133,7 @@ class Outbox:
             body = _encoder.encode(entry)
             rows.append((offset, kind, body))
             sizes[kind] += len(body) + ENTRY_OVERHEAD_BYTES
-        with _faults(self.path), self._transaction():
+        with faults("outbox", self.path), transaction(self._database):
             execute = self._database.executemany
             execute("INSERT INTO entries VALUES (?, ?, ?)", rows)
             execute("INSERT OR REPLACE INTO series VALUES (?, ?)", changes.series.items())
@@ -192,13 +180,13 @@ class Outbox:
         if consumer not in self.consumers and len(self.consumers) >= CONSUMERS:
             raise BadRequest("the feed keeps account of no further consumer", limit=CONSUMERS)
         reached = max(offset, self.consumers.get(consumer, 0))
-        with _faults(self.path), self._transaction():
+        with faults("outbox", self.path), transaction(self._database):
             self._database.execute("INSERT OR REPLACE INTO consumers VALUES (?, ?)", (consumer, reached))
         self.consumers[consumer] = reached
 
     def forget(self, consumer: str) -> bool:
         """Wait for `consumer` no longer; whether it was known."""
-        with _faults(self.path), self._transaction():
+        with faults("outbox", self.path), transaction(self._database):
             self._database.execute("DELETE FROM consumers WHERE name = ?", (consumer,))
         return self.consumers.pop(consumer, None) is not None
 
@@ -207,9 +195,9 @@ class OutboxReader:
     """A second connection to an outbox, which reads what is committed."""
 
     def __init__(self, path: Path) -> None:
-        with _faults(path):
+        with faults("outbox", path):
             self._path = path
-            self._database = _connect(path)
+            self._database = open_database(path)
             self._database.execute("PRAGMA query_only = ON")
 
     def close(self) -> None:
@@ -218,7 +206,7 @@ class OutboxReader:
 
     def after(self, offset: int, limit: int = PAGE_ENTRIES) -> Page:
         """The entries after `offset`, oldest first. Raises StorageFault."""
-        with _faults(self._path):
+        with faults("outbox", self._path):
             rows = self._database.execute(
                 "SELECT offset, body FROM entries WHERE offset > ? ORDER BY offset LIMIT ?", (offset, limit)
             ).fetchall()
@@ -229,7 +217,7 @@ class OutboxReader:
     def windows(self, series: str, limit: int) -> list[Numbered]:
         """The newest closed windows of the series whose name begins with `series`, oldest first; at most `limit`, and
         of the last SCANNED_WINDOWS of all. Raises StorageFault."""
-        with _faults(self._path):
+        with faults("outbox", self._path):
             rows = self._database.execute(
                 "SELECT offset, body FROM entries WHERE kind = 1 ORDER BY offset DESC LIMIT ?", (SCANNED_WINDOWS,)
             ).fetchall()
@@ -250,22 +238,3 @@ def _reading(body: bytes) -> Reading:
     entry = _decoder.decode(body)
     assert isinstance(entry, Sample)
     return entry.reading
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    new = not path.exists()
-    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    if new:
-        path.chmod(0o600)
-    database.execute("PRAGMA journal_mode = WAL")
-    database.execute("PRAGMA synchronous = FULL")
-    database.execute(f"PRAGMA journal_size_limit = {JOURNAL_BYTES}")
-    return database
-
-
-@contextmanager
-def _faults(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (sqlite3.Error, msgspec.MsgspecError) as error:
-        raise StorageFault(f"the outbox cannot be used: {error}", path=str(path)) from error

@@ -1,0 +1,213 @@
+"""Sessions that are paid for as they go on, with everything behind them set up: a till for who serves, a wallet for who
+uses. The rules are in `service_access.payment`; here they get the ledger, the home's books and somebody's key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from blockcloud.primitives.amounts import format_amount
+from blockcloud.primitives.errors import BlockCloudError
+from blockcloud.primitives.keys import SigningKey
+from blockcloud.sdk.agreements import (
+    BOOK_SUFFIX,
+    TILL_PREFIX,
+    WALLET_PREFIX,
+    agreement,
+    claim_voucher,
+    now_ms,
+    offering,
+    open_agreement,
+    payments_folder,
+    voucher_key,
+)
+from blockcloud.sdk.client import AsyncClient
+from blockcloud.sdk.home import Home
+from blockcloud.service_access.payment.book import VoucherBook
+from blockcloud.service_access.payment.errors import BudgetSpent, TermsDiffer, WrongAgreement
+from blockcloud.service_access.payment.messages import NONCE_BYTES, UNIT_BYTES, Terms, salt_for
+from blockcloud.service_access.payment.purse import Opened, Purse, Wallet
+from blockcloud.service_access.payment.till import FindAgreement, Till
+from blockcloud.service_chain.agreements.operations import ClaimVoucher, CloseAgreement
+from blockcloud.service_chain.agreements.records import Agreement
+from blockcloud.service_chain.agreements.rejections import AgreementClosed, AgreementDue, NothingToClaim, StaleClaim
+from blockcloud.service_chain.agreements.rules import AgreementStatus, status_of
+from blockcloud.service_chain.agreements.vouchers import Channel
+
+CREDIT_UNITS: Final = 10
+CLAIM_SECONDS: Final = 60.0  # between two claims of a till that runs
+WALLET_KEY: Final = "wallet.pem"  # not the one that signs by hand: two books must not sign for one channel
+
+
+@dataclass
+class Budget:
+    """What a program wants to pay at most, in BLOC, and what it has paid (`blockcloud.connect(budget=...)`)."""
+
+    limit: str
+    wallet: Wallet | None = None
+
+    @property
+    def spent(self) -> str:
+        """BLOC promised so far."""
+        return format_amount(self.wallet.spent if self.wallet is not None else 0)
+
+
+LoadKey = Callable[[], SigningKey]
+
+log = structlog.get_logger(__name__)
+
+
+async def terms_of(client: AsyncClient, name: str) -> Terms:
+    """What a provider asks in its sessions: what it offers on the ledger. Raises TermsDiffer if sessions cannot be
+    counted in that unit, WrongAgreement if nothing is offered."""
+    offered = await offering(client, name)
+    offer = offered.record.offer if offered.record is not None else None
+    if offer is None:
+        raise WrongAgreement("nothing is offered under the name; see `blockcloud offer post`", name=name)
+    if offer.unit not in UNIT_BYTES:
+        raise TermsDiffer("sessions are counted in kib, mib or gib", unit=offer.unit)
+    return Terms(offer.unit, offer.unit_price, CREDIT_UNITS)
+
+
+def finder(client: AsyncClient, name: str) -> FindAgreement:
+    """How a till for `name` looks agreements up."""
+
+    async def find(identity: bytes, height: int) -> Agreement:
+        record = await agreement(client, identity, at_least_height=height)
+        owner = await client.name(name)
+        status = status_of(record, now_ms())
+        if record.name != name or owner is None or record.provider != owner.owner:
+            raise WrongAgreement("the agreement is with somebody else", agreement=identity.hex()[:16])
+        if status is not AgreementStatus.OPEN:
+            raise WrongAgreement("the agreement does not last", agreement=identity.hex()[:16], status=status.value)
+        return record
+
+    return find
+
+
+async def claim_all(client: AsyncClient, key: SigningKey, till: Till) -> int:
+    """Post the best voucher of every agreement of `till` that promises more than was claimed; micro-BLOC claimed.
+
+    Raises as `submit_all`, but for vouchers that the ledger knows or has no more use for.
+    """
+    claimed = 0
+    for identity, signed in till.unclaimed():
+        over = await claim_voucher(client, key, signed)
+        claimed += till.claimed(identity, signed.voucher.amount, over=over)
+    return claimed
+
+
+@asynccontextmanager
+async def open_till(
+    client: AsyncClient, home: Home, name: str, instance: bytes, load_key: LoadKey
+) -> AsyncIterator[Till]:
+    """A till for the sessions of `name` that this home's `instance` serves. It claims what was promised every minute
+    and at the end, with a key that has something for the fees.
+
+    Raises WrongAgreement, TermsDiffer, StorageFault (another process has the book), and why there is no key.
+    """
+    key = load_key()
+    terms = await terms_of(client, name)
+    book = VoucherBook(payments_folder(home) / f"{TILL_PREFIX}{name}{BOOK_SUFFIX}")
+    till = Till(terms, instance, client.genesis.chain_id(), book, finder(client, name))
+    claiming = asyncio.create_task(_claim_now_and_then(client, key, till))
+    try:
+        yield till
+    finally:
+        claiming.cancel()
+        await asyncio.gather(claiming, return_exceptions=True)
+        try:
+            await claim_all(client, key, till)
+        except BlockCloudError as error:  # the book has it: `agreement claim` does it later
+            log.warning("vouchers_not_claimed", name=name, code=error.code, reason=str(error))
+        finally:
+            till.close()
+
+
+async def _claim_now_and_then(client: AsyncClient, key: SigningKey, till: Till) -> None:
+    while True:
+        await asyncio.sleep(CLAIM_SECONDS)
+        try:
+            await claim_all(client, key, till)
+        except BlockCloudError as error:
+            log.warning("vouchers_not_claimed", code=error.code, reason=str(error))
+
+
+@asynccontextmanager
+async def open_wallet(
+    client: AsyncClient,
+    home: Home,
+    name: str,
+    budget: int,
+    load_key: LoadKey,
+    failed: Callable[[BlockCloudError], object] | None = None,
+) -> AsyncIterator[Wallet]:
+    """A wallet that pays up to `budget` micro-BLOC for sessions with `name`, out of agreements that it opens when it is
+    asked for money, and closes at the end. `failed` is told why a session is not paid.
+
+    Raises StorageFault if another process of this home pays for the name.
+    """
+    buyer = LedgerBuyer(client, load_key, voucher_key(home, WALLET_KEY))
+    book = VoucherBook(payments_folder(home) / f"{WALLET_PREFIX}{name}{BOOK_SUFFIX}")
+    wallet = Wallet(buyer, book, budget, failed)
+    try:
+        yield wallet
+    finally:
+        for purse in wallet.purses.values():
+            try:
+                await buyer.close(purse)
+            except BlockCloudError as error:  # its window ends by itself
+                log.warning("agreement_not_closed", name=name, code=error.code, reason=str(error))
+        await wallet.close()
+
+
+class LedgerBuyer:
+    """Opens agreements for `purse.Wallet`, signed by the key that `load_key` gives, and ends them."""
+
+    def __init__(self, client: AsyncClient, load_key: Callable[[], SigningKey], vouchers: SigningKey) -> None:
+        self._client, self._load_key, self._vouchers = client, load_key, vouchers
+
+    async def open(self, name: str, instance: bytes, terms: Terms, limit: int) -> Opened:
+        """See `purse.Buyer`."""
+        offered = await offering(self._client, name)
+        offer = offered.record.offer if offered.record is not None else None
+        if offer is None or (offer.unit, offer.unit_price) != (terms.unit, terms.unit_price):
+            raise TermsDiffer(name=name, unit=terms.unit, unit_price=terms.unit_price)
+        least = max(self._client.genesis.agreements.deposit_min, terms.unit_price)
+        if limit < least:
+            raise BudgetSpent("the budget is less than the least that can be put in", budget=limit, least=least)
+        nonce = os.urandom(NONCE_BYTES)
+        identity, height, record = await open_agreement(
+            self._client,
+            self._load_key(),
+            offered,
+            deposit=limit,
+            salt=salt_for(instance, nonce),
+            voucher_key=self._vouchers.public,
+        )
+        channel = Channel(
+            self._client.genesis.chain_id(), identity, record.voucher_key, record.deposited, record.unit_price
+        )
+        return Opened(channel, height, nonce, self._vouchers)
+
+    async def close(self, purse: Purse) -> None:
+        """Pay the provider on the ledger what was used, and begin to close. What is left comes back once the provider
+        has had its time for claims (`settle_due`). Raises as `submit_all`."""
+        identity = purse.opened.channel.agreement
+        last = await purse.voucher(ahead=False)
+        key = self._load_key()
+        try:
+            if last is not None:
+                with suppress(NothingToClaim, StaleClaim):
+                    await self._client.transact(key, ClaimVoucher(last), CloseAgreement(identity))
+                    return
+            await self._client.transact(key, CloseAgreement(identity))
+        except (AgreementClosed, AgreementDue):
+            return

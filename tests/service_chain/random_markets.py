@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 
 from blockcloud.primitives.keys import SigningKey
-from blockcloud.service_chain.market.keys import book_key, market_id, market_key, order_key
+from blockcloud.service_chain.market.keys import market_id, order_key
 from blockcloud.service_chain.market.operations import (
     Ask,
     Bid,
@@ -19,7 +19,8 @@ from blockcloud.service_chain.market.operations import (
     RevealOrder,
 )
 from blockcloud.service_chain.market.orders import Side
-from blockcloud.service_chain.market.records import BookRecord, OrderRecord, OrderStatus, Phase
+from blockcloud.service_chain.market.reading import find_market
+from blockcloud.service_chain.market.records import OrderRecord, OrderStatus, Phase
 from blockcloud.service_chain.market.sealed import SealedOrder, order_commitment
 from blockcloud.service_chain.operations import Operation
 from blockcloud.service_chain.records import decode_record
@@ -50,28 +51,43 @@ class RandomMarkets:
         self.ledger, self.source, self.people, self.names = ledger, source, people, names
 
     def operation(self, sender: bytes) -> Operation:
-        """Mostly what the market waits for."""
+        """Mostly what may well be allowed now, sometimes anything."""
         choose, key = self.source.choice, self.source.choice(KEYS)
-        market = market_id(key)
-        if self.ledger.chain.get(market_key(market)) is None:
-            return OpenMarket(key, choose([100, 1_000]))
-        book = decode_record(self.ledger.chain.get(book_key(market)), BookRecord)
-        assert book is not None
-        sealed = self._sealed(sender)
-        if book.phase is Phase.COMMITMENTS and self.source.random() < 0.7:
-            return self._commitment(market, sender, sealed)
-        mine = decode_record(self.ledger.chain.get(order_key(market, sender)), OrderRecord)
-        if mine is not None and mine.status is OrderStatus.COMMITTED and self.source.random() < 0.8:
-            return self._reveal(market, sender, sealed)
+        market, sealed = market_id(key), self._sealed(sender)
+        likely = self._likely(sender, sealed)
+        if likely and self.source.random() < 0.6:
+            return choose(likely)
         draws: list[Operation] = [
-            *[self._order(market, sender)] * 6,
-            CancelOrder(market),
-            CloseMarket(market),
-            OpenMarket(key, 5),
+            *[self._order(market, sender)] * 4,
             self._commitment(market, sender, sealed),
             self._reveal(market, sender, sealed),
+            CancelOrder(market),
+            CloseMarket(market),
+            OpenMarket(key, choose([100, 1_000])),
         ]
         return choose(draws)
+
+    def _likely(self, sender: bytes, sealed: SealedOrder) -> list[Operation]:
+        """What the sender may do in the markets as they are."""
+        found: list[Operation] = []
+        for key in KEYS:
+            market = market_id(key)
+            seen = find_market(self.ledger.chain.get, market)
+            if seen is None:
+                found.append(OpenMarket(key, 1_000))
+                continue
+            mine = decode_record(self.ledger.chain.get(order_key(market, sender)), OrderRecord)
+            if seen.book.phase is Phase.REVEALS and mine is not None and mine.status is OrderStatus.COMMITTED:
+                return [self._reveal(market, sender, sealed)]
+            if seen.book.phase is Phase.ORDERS and mine is None:
+                found.append(self._order(market, sender))
+            elif mine is not None and mine.status is OrderStatus.LIVE:
+                found += [CancelOrder(market)] * 3
+            elif mine is None:
+                found.append(self._commitment(market, sender, sealed))
+            if seen.record.opener == sender and not seen.book.orders.entries:
+                found.append(CloseMarket(market))
+        return found
 
     def _owned(self, sender: bytes) -> str | None:
         """A name that the sender may sell under."""
@@ -83,11 +99,11 @@ class RandomMarkets:
 
     def _order(self, market: bytes, sender: bytes) -> Bid | Ask:
         choose, name = self.source.choice, self._owned(sender)
-        quantity, patience = choose([1, 2, 3, 2**32 - 1]), choose([0, 2, 4, 4, 5])
-        if name is None or choose([True, False]):
-            limit = choose([90, 900, 1_000, 1_500, RICH, 2**40])
+        quantity, patience = choose([1, 2, 3, 3, 2**32 - 1]), choose([0, 3, 4, 4, 4, 5])
+        if name is None or choose([True, False, False]):
+            limit = choose([90, 1_000, 1_500, 1_500, 5_000, 5_000, RICH, 2**40])
             return Bid(market, limit, quantity, patience, choose(self.people).public)
-        return Ask(market, choose([1, 90, 700, 1_100]), quantity, patience, name, choose([0, 200]))
+        return Ask(market, choose([1, 1, 90, 500, 1_100]), quantity, patience, name, choose([0, 200]))
 
     def _sealed(self, sender: bytes) -> SealedOrder:
         """The same in commitment and reveal as long as nobody registers or loses a name."""
@@ -96,9 +112,7 @@ class RandomMarkets:
 
     def _commitment(self, market: bytes, sender: bytes, sealed: SealedOrder) -> CommitOrder:
         locked = sealed.quantity * (sealed.limit if sealed.side is Side.BID else BOND)
-        return CommitOrder(
-            market, order_commitment(sender, sealed, SALT), self.source.choice([locked, locked, locked, 1, RICH])
-        )
+        return CommitOrder(market, order_commitment(sender, sealed, SALT), self.source.choice([*[locked] * 5, 1, RICH]))
 
     def _reveal(self, market: bytes, sender: bytes, sealed: SealedOrder) -> RevealOrder:
         name = self._owned(sender) or ""

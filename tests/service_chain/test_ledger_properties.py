@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from blockcloud.primitives.amounts import GENESIS_SUPPLY_MICRO_BLOC
 from blockcloud.service_chain.records import NameRecord
 from blockcloud.service_chain.state_keys import file_key, name_key
-from tests.service_chain.ledger_in_memory import NAMING, Ledger, small_genesis
+from tests.service_chain.ledger_in_memory import MARKETS, NAMING, Ledger, small_genesis
 from tests.service_chain.random_history import RandomHistory, agreed
 
 ROOT = Path(__file__).parents[2]
@@ -37,8 +37,9 @@ def test_money_is_neither_made_nor_lost(seed: int) -> None:
 @given(st.integers(0, 2**32))
 @settings(max_examples=10)
 def test_fees_are_what_the_receipts_say(seed: int) -> None:
-    # Where names and namespaces have a price, that is burned too.
-    ledger = Ledger(small_genesis(replace(NAMING, namespace_price=0, name_price_max=0)))
+    # Where names and namespaces have a price, that is burned too, and so is a part of what goes on in markets.
+    genesis = small_genesis(replace(NAMING, namespace_price=0, name_price_max=0))
+    ledger = Ledger(replace(genesis, market=replace(MARKETS, market_deposit=GENESIS_SUPPLY_MICRO_BLOC)))
     history = RandomHistory(ledger, random.Random(seed))
     for _ in range(20):
         history.step()

@@ -57,9 +57,10 @@ def test_what_makes_no_sense_is_named(arguments: list[str], told: str, capsys: p
 
 
 def test_the_benchmark_measures_each_part(capsys: pytest.CaptureFixture[str]) -> None:
-    small = ["--per-round", "20", "--rounds", "1", "--agents", "100", "--liars", "3", "--json"]
+    small = ["--per-round", "20", "--rounds", "1", "--agents", "100", "--liars", "3", "--live", "40", "--json"]
     assert run(["bench", "market", *small]) == 0
     figures = json.loads(capsys.readouterr().out)["figures"]
     assert figures["orders_a_second"] > 0
+    assert set(figures["in_execution"]) == {"us_to_enter", "us_to_wait_a_round", "us_a_trade"}
     assert set(figures["efficiency"]) == {"standard", "hurried", *SCENARIOS}
     assert figures["liars"]["ratchet: limit, arrival, departure"]["could_gain_percent"] == 0

@@ -16,6 +16,7 @@ from heapq import heappop, heappush
 from statistics import median
 from typing import Any, Final
 
+from blockcloud.bench.market_ledger import in_execution
 from blockcloud.service_chain.market.m1 import clear_m1
 from blockcloud.service_chain.market.mcafee import clear_mcafee
 from blockcloud.service_chain.market.orders import MarketRules, Order, OrderId, Side
@@ -40,7 +41,9 @@ MICROSECONDS_AN_ORDER: Final = 20
 EFFICIENCY_PERCENT: Final = 84
 
 
-def run(*, per_round: int = 2_000, rounds: int = 12, agents: int = 3_000, liars: int = 500) -> dict[str, Any]:
+def run(
+    *, per_round: int = 2_000, rounds: int = 12, agents: int = 3_000, liars: int = 500, live: int = LIVE
+) -> dict[str, Any]:
     """{"figures", "bars", "peer", "ratio"}. `per_round`: orders that come in each round, half of them sellers."""
     ours = [_timed(flow) for flow in _flows(per_round, rounds)]
     few = [_timed(flow) for flow in _flows(max(2, per_round // 10), rounds)]
@@ -56,6 +59,7 @@ def run(*, per_round: int = 2_000, rounds: int = 12, agents: int = 3_000, liars:
             "orders_a_second": round(1e6 / an_order_us),
             "us_an_order": round(an_order_us, 2),
             "us_an_order_with_a_tenth_a_round": round(median(few), 2),
+            "in_execution": in_execution(live),
             "efficiency": {name: {key: report[key] for key in shown} for name, report in efficiency.items()},
             "liars": {name: gains.as_object() for name, gains in _liars(liars).items()} if liars else {},
         },

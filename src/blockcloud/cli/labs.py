@@ -286,11 +286,12 @@ def bench_market(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds that are measured.")] = 12,
     agents: Annotated[int, typer.Option(min=10, help="Traders in each market whose efficiency is measured.")] = 3_000,
     liars: Annotated[int, typer.Option(min=0, help="Traders of each kind of lie; 0: no lies.")] = 500,
+    live: Annotated[int, typer.Option(min=2, help="Orders that wait in a book of the ledger.")] = 10_000,
 ) -> None:
     """Orders a second through the auction, its efficiency, and what liars gain, by mechanism and kind of lie."""
     from blockcloud.bench.market import run
 
-    show(run(per_round=per_round, rounds=rounds, agents=agents, liars=liars), as_json=options.as_json)
+    show(run(per_round=per_round, rounds=rounds, agents=agents, liars=liars, live=live), as_json=options.as_json)
 
 
 @bench.command("verification")

@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
+from blockcloud.bench import paid
 from blockcloud.primitives import codec
 from blockcloud.primitives.hash_onion import HashOnion
 from blockcloud.primitives.keys import SigningKey, verify
@@ -36,8 +37,9 @@ KEY: Final = SigningKey(bytes([7]) * 32)
 ONION: Final = bytes([8]) * 32
 
 
-def run(*, vouchers: int = 2_000) -> dict[str, Any]:
-    """{"figures", "bars", "peer", "ratio"}: microseconds, the median of BATCHES batches of `vouchers`."""
+def run(*, vouchers: int = 2_000, requests: int = 3_000) -> dict[str, Any]:
+    """{"figures", "bars", "peer", "ratio"}: microseconds, the median of BATCHES batches of `vouchers`; and requests a
+    second through a session that is paid for, in rounds of `requests` (0: not measured)."""
     with tempfile.TemporaryDirectory() as folder:
         voucher_us = _voucher_us(Path(folder), vouchers, both=False)
         both_us = _voucher_us(Path(folder), vouchers, both=True)
@@ -50,8 +52,9 @@ def run(*, vouchers: int = 2_000) -> dict[str, Any]:
             "payword_us": round(tail_us, 2),
             "vouchers": vouchers * BATCHES,
             "paywords": PAYWORDS * BATCHES,
+            "sessions": paid.run(requests=requests) if requests else {},
         },
-        "bars": {"voucher_us": VOUCHER_US, "payword_us": PAYWORD_US},
+        "bars": {"voucher_us": VOUCHER_US, "payword_us": PAYWORD_US, "paid_ratio_per_ten": paid.PAID_TEN_RATIO},
         "peer": {"name": "sign + verify, SHA-256", "sign_verify_us": round(signature_us, 1), "sha256_us": hash_us},
         "ratio": round(voucher_us / signature_us, 2),
         "payword_ratio": round(tail_us / hash_us, 2),

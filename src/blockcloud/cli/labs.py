@@ -308,11 +308,12 @@ def bench_verification(
 @bench.command("vouchers")
 def bench_vouchers(
     vouchers: Annotated[int, typer.Option(min=1, help="Vouchers of each of nine batches.")] = 2_000,
+    requests: Annotated[int, typer.Option(min=0, help="Requests of each round through a session; 0: none.")] = 3_000,
 ) -> None:
-    """What it costs to pay: a voucher signed, verified and recorded, a unit of a PayWord tail."""
+    """What it costs to pay: a voucher signed, verified and recorded, a PayWord unit, and requests that are paid for."""
     from blockcloud.bench.vouchers import run
 
-    show(run(vouchers=vouchers), as_json=options.as_json)
+    show(run(vouchers=vouchers, requests=requests), as_json=options.as_json)
 
 
 @bench.command("finality")

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Final
 
 from blockcloud.primitives import codec
-from blockcloud.primitives.codec import Struct
 from blockcloud.primitives.errors import LocalFault, PeerFault, StorageFault
 from blockcloud.service_access.sqlite_file import faults, open_database, transaction
-from blockcloud.service_chain.agreements.vouchers import SignedVoucher, Standing, Voucher
+from blockcloud.service_chain.agreements.vouchers import Standing, Voucher
 
 VERSION: Final = 1
 ENTRY_BYTES: Final = 1_024
@@ -35,15 +34,6 @@ class BookConflict(LocalFault):
 
     code = "book_conflict"
     hint = "Read the book again, and go on from its last voucher."
-
-
-class _Taken(Struct, frozen=True):
-    """A payee's standing as it is stored."""
-
-    best: SignedVoucher | None
-    tail: bytes
-    tail_steps: int
-    served_units: int
 
 
 class VoucherBook:
@@ -76,9 +66,8 @@ class VoucherBook:
 
     def take(self, agreement: bytes, standing: Standing) -> None:
         """Write how far the payee of `agreement` has come. Raises StorageFault: then it has not come there."""
-        entry = _Taken(standing.best, standing.tail, standing.tail_steps, standing.served_units)
         with faults("book of vouchers", self.path):
-            self._database.execute("INSERT OR REPLACE INTO taken VALUES (?, ?)", (agreement, codec.encode(entry)))
+            self._database.execute("INSERT OR REPLACE INTO taken VALUES (?, ?)", (agreement, codec.encode(standing)))
 
     def standing(self, agreement: bytes) -> Standing:
         """How far the payee of `agreement` has come. Raises StorageFault."""
@@ -94,10 +83,9 @@ class VoucherBook:
 
     def _standing(self, entry: bytes) -> Standing:
         try:
-            taken = codec.decode(entry, _Taken, limit=ENTRY_BYTES)
+            return codec.decode(entry, Standing, limit=ENTRY_BYTES)
         except PeerFault as error:
             raise StorageFault(f"the book of vouchers is damaged: {error}", path=str(self.path)) from error
-        return Standing(taken.best, taken.tail, taken.tail_steps, taken.served_units)
 
     # As a payer
 

@@ -95,8 +95,7 @@ class Channel:
     tail_unit: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(Struct, frozen=True):
     """How far a payee has come: its best voucher and PayWord layer, and the units it has served. Durable."""
 
     best: SignedVoucher | None = None
@@ -105,11 +104,14 @@ class Standing:
     served_units: int = 0
 
 
+NOTHING_TAKEN: Final = Standing()
+
+
 class Payee:
     """The rule of one channel. The credit is zero until the channel is proven to be open (a Payee is made then) and a
     voucher has paid; from then on `credit_units` may be served before they are paid."""
 
-    def __init__(self, channel: Channel, credit_units: int, standing: Standing = Standing()) -> None:
+    def __init__(self, channel: Channel, credit_units: int, standing: Standing = NOTHING_TAKEN) -> None:
         if not 0 <= credit_units <= CREDIT_UNITS_MAX:
             raise BadConfiguration(f"a credit window has 0 to {CREDIT_UNITS_MAX} units", units=credit_units)
         self.channel, self.standing = channel, standing

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from blockcloud.cli.context import command_group, home_folder, load_account, load_key, open_client, options
+from blockcloud.cli.context import (
+    command_group,
+    home_folder,
+    load_account,
+    load_key,
+    open_client,
+    options,
+    public_key,
+)
 from blockcloud.cli.output import say, show
 from blockcloud.primitives.addresses import parse_address
 from blockcloud.primitives.amounts import format_amount, parse_amount
@@ -131,7 +139,16 @@ def book(
 
 
 @app.command()
-def bid(market: Market, limit: Limit, quantity: Quantity = 1, patience: Patience = None, wait: Waiting = 0) -> None:
+def bid(
+    market: Market,
+    limit: Limit,
+    quantity: Quantity = 1,
+    patience: Patience = None,
+    voucher: Annotated[
+        str, typer.Option("--voucher-key", help="Address or key file that will sign vouchers; default: your key.")
+    ] = "",
+    wait: Waiting = 0,
+) -> None:
     """Order units for at most so much each. The limit for all of them is locked; what is not spent comes back.
 
     In a market with sealed rounds the order is only committed to: reveal it with `blockcloud market reveal`.
@@ -140,9 +157,10 @@ def bid(market: Market, limit: Limit, quantity: Quantity = 1, patience: Patience
     from blockcloud.service_chain.market.orders import Side
 
     key, price = load_key(), parse_amount(limit)
+    signer = public_key(voucher) if voucher else key.public
 
     async def place(client: AsyncClient, found: bytes) -> Receipt:
-        return await markets.bid(client, key, found, price, quantity, patience=patience)
+        return await markets.bid(client, key, found, price, quantity, patience=patience, voucher_key=signer)
 
     _order(market, Side.BID, price, quantity, place, wait)
 

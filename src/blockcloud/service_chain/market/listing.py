@@ -1,7 +1,7 @@
 """Lists in the state: kept in pages, so that adding and removing rewrites one page, not the list.
 
-Entries stay in the order in which they came. A page that was filled is never filled again, and one that has become
-empty is removed, so a list in which nothing stays for long has few pages, however many entries it has seen.
+Entries stay in the order in which they came: only the last page is filled up. A page that has become empty is removed,
+and at both ends the list gets shorter with it: adding and removing the same thing again and again leaves nothing.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ PAGE_ENTRIES: Final = 32
 
 def add(state: WorkingState, listing: bytes, pages: Pages, member: bytes) -> Pages:
     """The list with `member` at its end; it stands on the page `end - 1` of the result."""
-    if pages.end == pages.first or pages.tail == PAGE_ENTRIES:
-        pages = replace(pages, end=pages.end + 1, tail=0)
-    key = page_key(listing, pages.end - 1)
-    page = state.get(key, Page)
-    state.put(key, Page((*(page.members if page is not None else ()), member)))
-    return replace(pages, tail=pages.tail + 1, entries=pages.entries + 1)
+    last = state.get(page_key(listing, pages.end - 1), Page) if pages.entries else None
+    if last is None or len(last.members) == PAGE_ENTRIES:
+        state.get(page_key(listing, pages.end), Page)
+        state.put(page_key(listing, pages.end), Page((member,)))
+        return replace(pages, end=pages.end + 1, entries=pages.entries + 1)
+    state.put(page_key(listing, pages.end - 1), Page((*last.members, member)))
+    return replace(pages, entries=pages.entries + 1)
 
 
 def remove(state: WorkingState, listing: bytes, pages: Pages, gone: Mapping[bytes, int]) -> Pages:
@@ -39,14 +40,14 @@ def remove(state: WorkingState, listing: bytes, pages: Pages, gone: Mapping[byte
             state.put(key, Page(left))
         else:
             state.delete(key)
-    entries, first = pages.entries - len(gone), pages.first
+    first, end, entries = pages.first, pages.end, pages.entries - len(gone)
     if not entries:
-        return Pages(pages.end, pages.end, 0, 0)
+        return Pages()
     while state.get(page_key(listing, first), Page) is None:
         first += 1
-    # The last page may be gone while others are left: the next entry begins a new one.
-    tail = pages.tail if state.get(page_key(listing, pages.end - 1), Page) is not None else PAGE_ENTRIES
-    return replace(pages, first=first, tail=tail, entries=entries)
+    while state.get(page_key(listing, end - 1), Page) is None:
+        end -= 1
+    return Pages(first, end, entries)
 
 
 def members(state: WorkingState, listing: bytes, pages: Pages) -> Iterable[bytes]:

@@ -54,7 +54,7 @@ def markets(read: Read, limit: int, after: bytes | None = None) -> list[Market]:
         last = decode_record(read(market_key(after)), MarketRecord)
         if last is None:
             return []
-        listed = Pages(last.page, listed.end, listed.tail, listed.entries)
+        listed = Pages(last.page, listed.end, listed.entries)
     found: list[Market] = []
     behind = after is None
     for identity in _members(read, LISTED, listed):

@@ -28,12 +28,11 @@ class OrderStatus(IntEnum):
 
 
 class Pages(Struct, frozen=True):
-    """A list that is kept in pages, which are numbered from `first` to before `end`; the last has `tail` entries, or
-    had. A page that is empty is not there."""
+    """A list that is kept in pages, which are numbered from `first` to before `end`. The first and the last have
+    entries; between them a page that is empty is not there."""
 
     first: int = 0
     end: int = 0
-    tail: int = 0
     entries: int = 0
 
 

@@ -9,6 +9,7 @@ ROUNDS = "service_chain/market/rounds.py"
 LISTING = "service_chain/market/listing.py"
 FOLDER = TESTS / "service_chain/market"
 CHAIN = (*PYTEST, "--import-mode=importlib", str(FOLDER / "test_markets_on_chain.py"))
+LISTS = (*PYTEST, "--hypothesis-seed=1", "--import-mode=importlib", str(FOLDER / "test_market_listing.py"))
 MODEL = (*PYTEST, "--hypothesis-seed=1", "--import-mode=importlib", str(FOLDER / "test_markets_machine.py"))
 
 MARKETS_ON_CHAIN = [
@@ -116,6 +117,13 @@ MARKETS_ON_CHAIN = [
         "        work -= max(len(found.orders), MARKET_WORK)\n",
         "        work -= 0\n",
         CHAIN,
+    ),
+    Mutant(
+        "a list forgets who came last",
+        LISTING,
+        "    while state.get(page_key(listing, end - 1), Page) is None:\n",
+        "    while end > first + 1:\n",
+        LISTS,
     ),
     Mutant(
         "a reveal may be of something else",

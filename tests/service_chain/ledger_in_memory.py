@@ -15,6 +15,8 @@ from blockcloud.service_chain.machine import ServiceChain
 from blockcloud.service_chain.market.parameters import MarketParameters
 from blockcloud.service_chain.market.records import MarketRecord, OrderRecord
 from blockcloud.service_chain.operations import Operation, Preorder, Register, name_commitment
+from blockcloud.service_chain.proof_of_service.parameters import ProofOfServiceParameters
+from blockcloud.service_chain.proof_of_service.records import CaseRecord, VerifierRecord
 from blockcloud.service_chain.records import (
     Account,
     Candidate,
@@ -54,6 +56,8 @@ SHAPES: dict[bytes, type[Any]] = {
     b"Q": PotRecord,
     b"M": MarketRecord,
     b"O": OrderRecord,
+    b"Y": VerifierRecord,
+    b"J": CaseRecord,
 }
 # Of commits that are 100 ms apart.
 AGREEMENTS = AgreementParameters(finality_ms=300, bond_min=1_000, bond_hold_ms=1_000)
@@ -71,6 +75,20 @@ MARKETS = MarketParameters(
     orders_per_market=12,
     orders=14,
     orders_per_commit=20,
+)
+
+# Small amounts, short memories.
+PROOF_OF_SERVICE = ProofOfServiceParameters(
+    bond_min=10_000,
+    onion_length=40,
+    verifiers=20,
+    services=3,
+    pot_min=1_000,
+    appeal_bond=5_000,
+    quarantine_eras=2,
+    ban_convictions=2,
+    claim_eras=2,
+    hold_eras=1,
 )
 
 
@@ -92,6 +110,7 @@ def small_genesis(naming: NamingParameters = NAMING, fees: FeeParameters | None 
         fees=fees or FeeParameters(),
         agreements=AGREEMENTS,
         market=MARKETS,
+        proof_of_service=PROOF_OF_SERVICE,
     )
 
 

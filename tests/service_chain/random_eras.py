@@ -53,7 +53,7 @@ from tests.service_chain.era_world import (
     era_genesis,
     onion,
 )
-from tests.service_chain.ledger_in_memory import AGREEMENTS, RICH, USERS
+from tests.service_chain.ledger_in_memory import AGREEMENTS, NAMING, PROOF_OF_SERVICE, RICH, USERS
 from tests.service_chain.random_history import BY_KEY, LABEL, NAMES, PEOPLE, RandomHistory
 from tests.service_chain.resource_rounds import CHALLENGES, LATE, PASSED, PLACE, SILENT, claim
 
@@ -62,6 +62,8 @@ READY, REVEAL, REPORT = range(6), range(8, 14), range(13, 17)
 TRANSACTIONS_MAX: Final = 64  # of one commit
 CONTRACTS: Final = 3  # that are called again and again: of the oldest, and of the newest
 POOR: Final = RICH // 10
+# Names live for some eras, so that services are verified.
+LONGER_LIVES: Final = replace(NAMING, lifetime=90)
 STAKED: Final = [0, 0, 1, 7, 1_000, RESOURCE_LIMIT]
 BONDS: Final = [1, MINIMUM - 1, MINIMUM, MINIMUM + 1, BOND, BOND + MINIMUM]
 
@@ -69,7 +71,9 @@ BONDS: Final = [1, MINIMUM - 1, MINIMUM, MINIMUM + 1, BOND, BOND + MINIMUM]
 def history_genesis() -> Genesis:
     """Members with onions, tests of resources, unbonding that takes an hour, and agreements that take a second."""
     eras = era_genesis(replace(STAKING, unbonding_ms=3_600_000), onions=True)
-    return replace(eras, challenges=CHALLENGES, agreements=AGREEMENTS)
+    return replace(
+        eras, naming=LONGER_LIVES, challenges=CHALLENGES, agreements=AGREEMENTS, proof_of_service=PROOF_OF_SERVICE
+    )
 
 
 class HistoryLedger(EraLedger):
@@ -130,7 +134,9 @@ class EraHistory(RandomHistory):
         kind = self.source.random()
         if kind < 0.3:
             return self._of_eras(sender)
-        return self.of_contracts(sender) if kind < 0.36 else super().operation(sender)
+        if kind < 0.46:
+            return self.of_contracts(sender) if kind < 0.36 else self.verification.operation(sender)
+        return super().operation(sender)
 
     def name_for(self, sender: bytes) -> str:
         """Often one of the sender's own."""

@@ -51,6 +51,7 @@ from tests.service_chain.contracts.contract_world import module
 from tests.service_chain.ledger_in_memory import RICH, SALT, USERS, VALIDATORS, Ledger
 from tests.service_chain.random_agreements import RandomAgreements
 from tests.service_chain.random_markets import RandomMarkets
+from tests.service_chain.random_verification import RandomVerification
 
 NAMES = ["acme", "thermo.acme", "kitchen.acme", "a.kitchen.acme", "b", "a.lab", "x.lab"]
 LABEL = "lab"
@@ -96,6 +97,7 @@ class RandomHistory:
         self.contracts: list[bytes] = []  # that somebody tried to make
         self.agreements = RandomAgreements(ledger, source, self.people, self.keys, NAMES)
         self.markets = RandomMarkets(ledger, source, self.people, NAMES)
+        self.verification = RandomVerification(ledger, source, self.people, NAMES, self.agreements)
 
     def step(self) -> None:
         """Execute one commit of up to six transactions."""
@@ -185,13 +187,15 @@ class RandomHistory:
             RevokeGrant(name, choose(HASHES), choose([0, 2**40])),
         ]
         endpoint = AnnounceEndpoint("http://127.0.0.1:9")
-        kind, record = self.source.randrange(18), chain.name(name)
+        kind, record = self.source.randrange(20), chain.name(name)
         if kind < 3:
             return transfer
         if kind == 3:
             return choose([*lanes, *lanes, endpoint, set_keys, set_keys])
         if kind == 10:
             return self.of_contracts(sender)
+        if kind >= 18:
+            return self.verification.operation(sender)
         if kind >= 15:
             return self.markets.operation(sender)
         if kind >= 13:

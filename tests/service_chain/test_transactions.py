@@ -85,7 +85,7 @@ def test_the_id_is_that_of_the_body_whoever_signs() -> None:
         pytest.param(raw(Register("a", b"salt", b"", ())), Malformed, id="short salt"),
         pytest.param(raw(OpenLane(1, BOB.public, (12, 1), 5, 5)), Malformed, id="tags out of order"),
         pytest.param(raw(OpenLane(1, BOB.public, (TAGS[OpenLane],), 5, 5)), Malformed, id="lane that opens lanes"),
-        pytest.param(raw(OpenLane(1, BOB.public, (99,), 5, 5)), Malformed, id="unknown tag"),
+        pytest.param(raw(OpenLane(1, BOB.public, (69,), 5, 5)), Malformed, id="unknown tag"),
         pytest.param(raw(OpenLane(0, BOB.public, (1,), 5, 5)), Malformed, id="the owner's own lane"),
         pytest.param(raw(AnnounceEndpoint("ftp://x")), Malformed, id="not a web address"),
     ],

@@ -10,6 +10,7 @@ from blockcloud.service_chain.agreements.parameters import AgreementParameters
 from blockcloud.service_chain.genesis import FeeParameters, NamingParameters, StakingParameters
 from blockcloud.service_chain.market.parameters import MarketParameters
 from blockcloud.service_chain.operations import Transfer
+from blockcloud.service_chain.proof_of_service.parameters import ProofOfServiceParameters
 from blockcloud.service_chain.records import Account
 from blockcloud.service_chain.rejections import BelowNewKeyDeposit, InsufficientBalance
 from blockcloud.service_chain.state_keys import account_key
@@ -41,6 +42,7 @@ class Context:
     contracts: ContractRuntime  # of the thread that executes
     agreements: AgreementParameters
     market: MarketParameters
+    proof_of_service: ProofOfServiceParameters
 
 
 def debit(state: WorkingState, owner: bytes, amount: int) -> None:

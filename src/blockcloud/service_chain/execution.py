@@ -82,6 +82,7 @@ from blockcloud.service_chain.policies import (
     apply_set_policy,
 )
 from blockcloud.service_chain.preorders import apply_preorder
+from blockcloud.service_chain.proof_of_service.rules import PROOF_OF_SERVICE_RULES
 from blockcloud.service_chain.records import Account, Lane
 from blockcloud.service_chain.rejections import (
     OK,
@@ -147,6 +148,7 @@ RULES: Final[Mapping[type, Rule]] = {
     RevokeGrant: apply_revoke_grant,
     **AGREEMENT_RULES,
     **MARKET_RULES,
+    **PROOF_OF_SERVICE_RULES,
 }
 _NOBODY: Final = Account(0)
 

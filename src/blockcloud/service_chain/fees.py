@@ -49,6 +49,7 @@ from blockcloud.service_chain.operations import (
     UpdateName,
     Withdraw,
 )
+from blockcloud.service_chain.proof_of_service.operations import PROOF_OF_SERVICE_WEIGHTS
 from blockcloud.service_chain.records import Fees
 
 BYTES_PER_UNIT: Final = 64
@@ -97,6 +98,7 @@ OPERATION_WEIGHTS: Final[Mapping[type, int]] = {
     RevokeGrant: 16,
     **AGREEMENT_WEIGHTS,
     **MARKET_WEIGHTS,
+    **PROOF_OF_SERVICE_WEIGHTS,
 }
 FUELLED: Final = frozenset((Deploy, CallContract))
 STEP_DIVISOR: Final = 8

@@ -19,6 +19,7 @@ from blockcloud.primitives.limits import COMMITTEE_MEMBERS
 from blockcloud.service_chain.agreements.parameters import AgreementParameters
 from blockcloud.service_chain.contracts.limits import ENGINE
 from blockcloud.service_chain.market.parameters import MarketParameters
+from blockcloud.service_chain.proof_of_service.parameters import ProofOfServiceParameters
 from blockcloud.service_chain.records import (
     Account,
     Candidate,
@@ -209,6 +210,7 @@ class Genesis(Struct, frozen=True):
     policies: PolicyParameters = PolicyParameters()
     agreements: AgreementParameters = AgreementParameters()
     market: MarketParameters = MarketParameters()
+    proof_of_service: ProofOfServiceParameters = ProofOfServiceParameters()
 
     def check(self) -> None:
         """Raise BadConfiguration unless a chain can start from this."""
@@ -221,6 +223,7 @@ class Genesis(Struct, frozen=True):
         self.policies.check()
         self.agreements.check()
         self.market.check()
+        self.proof_of_service.check()
         self.staking.check(self.parameters.era_length)
         self.challenges.check()
         self._check_round()
@@ -326,6 +329,7 @@ class Genesis(Struct, frozen=True):
             "policies": msgspec.structs.asdict(self.policies),
             "agreements": msgspec.structs.asdict(self.agreements),
             "market": msgspec.structs.asdict(self.market),
+            "proof_of_service": msgspec.structs.asdict(self.proof_of_service),
             "validators": [
                 {
                     **msgspec.structs.asdict(validator),
@@ -368,6 +372,7 @@ class _GenesisFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     policies: dict[str, str] = {}
     agreements: dict[str, int] = {}
     market: dict[str, int] = {}
+    proof_of_service: dict[str, int] = {}
 
     def genesis(self) -> Genesis:
         return Genesis(
@@ -394,6 +399,7 @@ class _GenesisFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             PolicyParameters(**self.policies),
             AgreementParameters(**self.agreements),
             MarketParameters(**self.market),
+            ProofOfServiceParameters(**self.proof_of_service),
         )
 
 

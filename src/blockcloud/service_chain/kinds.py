@@ -16,6 +16,14 @@ from blockcloud.primitives.limits import STATE_VALUE_BYTES
 from blockcloud.service_chain import records
 from blockcloud.service_chain.agreements.records import Agreement, PotRecord, ProviderRecord
 from blockcloud.service_chain.market.records import BookRecord, Calendar, MarketRecord, MarketTurn, OrderRecord, Page
+from blockcloud.service_chain.proof_of_service.records import (
+    CaseRecord,
+    ServiceRecord,
+    StandingRecord,
+    VerificationEra,
+    VerifierIndex,
+    VerifierRecord,
+)
 from blockcloud.transaction_chain.cloudpos.verdicts import Report
 from blockcloud.transaction_chain.era import EraPlan
 
@@ -78,6 +86,12 @@ KINDS: Final[dict[bytes, Kind]] = {
     b"Ll": Kind("market_list", Page),
     b"Lb": Kind("order_list", Page),
     b"Lt": Kind("market_turn", MarketTurn),
+    b"Y": Kind("verifier", VerifierRecord, ADDRESS),
+    b"Iv": Kind("verifiers", VerifierIndex),
+    b"Ie": Kind("verification_era", VerificationEra),
+    b"G": Kind("verified_service", ServiceRecord, NAME),
+    b"H": Kind("provider_standing", StandingRecord, ADDRESS),
+    b"J": Kind("verification_case", CaseRecord),
 }
 
 

@@ -29,6 +29,7 @@ from blockcloud.service_chain.fees import after_commit, delegations_of, fuel_of
 from blockcloud.service_chain.genesis import Genesis
 from blockcloud.service_chain.market.rounds import turn_markets
 from blockcloud.service_chain.parsed import ParsedTransactions
+from blockcloud.service_chain.proof_of_service.settlement import turn_verification
 from blockcloud.service_chain.receipts import Receipt, decode_receipt
 from blockcloud.service_chain.records import (
     Account,
@@ -217,6 +218,7 @@ class ServiceChain:
             contracts=self._contracts,
             agreements=genesis.agreements,
             market=genesis.market,
+            proof_of_service=genesis.proof_of_service,
         )
 
     def _end(self, commit: Commit, context: Context) -> EraPlan | None:
@@ -225,7 +227,9 @@ class ServiceChain:
         if commit.height != last_height(context.plan, context.era_length):
             return None
         settle_era(self._working, commit.record.level, context)
-        return begin_next_era(self._working, context)
+        following = begin_next_era(self._working, context)
+        turn_verification(self._working, context, following)
+        return following
 
     def _run(self, commit: Commit, batch: Batch, context: Context) -> tuple[list[tuple[bytes, str]], list[Event]]:
         """Execute the payloads of `commit` and settle the fees; receipts go into `batch`."""

@@ -56,6 +56,7 @@ from blockcloud.service_chain.fields import (
 )
 from blockcloud.service_chain.market.operations import MARKET_CHECKS, MarketOperation
 from blockcloud.service_chain.name_price import PriceRule
+from blockcloud.service_chain.proof_of_service.operations import PROOF_OF_SERVICE_CHECKS, ProofOfServiceOperation
 from blockcloud.transaction_chain.block import DIGEST_DOMAIN, SIGNATURE_DOMAIN, Header
 from blockcloud.transaction_chain.cloudpos.stake import StakeClaim
 from blockcloud.transaction_chain.cloudpos.verdicts import Report
@@ -364,6 +365,7 @@ Operation: TypeAlias = (
     | RevokeGrant
     | AgreementOperation
     | MarketOperation
+    | ProofOfServiceOperation
 )
 
 OPERATIONS: Final[tuple[type[Operation], ...]] = get_args(Operation)
@@ -541,6 +543,7 @@ _CHECKS: Final[Mapping[type, Callable[[Any], None]]] = {
     RevokeGrant: _check_revoke_grant,
     **AGREEMENT_CHECKS,
     **MARKET_CHECKS,
+    **PROOF_OF_SERVICE_CHECKS,
 }
 
 

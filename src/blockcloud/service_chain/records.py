@@ -20,6 +20,14 @@ from blockcloud.service_chain.market.records import (
     Page,
 )
 from blockcloud.service_chain.name_price import PriceRule
+from blockcloud.service_chain.proof_of_service.records import (
+    CaseRecord,
+    ServiceRecord,
+    StandingRecord,
+    VerificationEra,
+    VerifierIndex,
+    VerifierRecord,
+)
 from blockcloud.transaction_chain.cloudpos.sortition import ChallengeRound
 from blockcloud.transaction_chain.cloudpos.stake import Resources, StakeClaim
 from blockcloud.transaction_chain.cloudpos.verdicts import Report
@@ -344,6 +352,12 @@ Record = (
     | Page
     | MarketTurn
     | Calendar
+    | VerifierRecord
+    | VerifierIndex
+    | VerificationEra
+    | ServiceRecord
+    | StandingRecord
+    | CaseRecord
 )
 
 R = TypeVar("R", bound=Struct)

@@ -119,7 +119,7 @@ def test_honest_samples_agree_and_wild_claims_do_not() -> None:
     draw = random.Random(2)
     for loss in (0, 10, 50, 100, 300):
         samples = [score(sum(draw.randrange(1_000) < loss for _ in range(60)), 60) for _ in range(300)]
-        assert sum(not agrees(sample, loss * 1_000) for sample in samples) <= 3
+        assert sum(not agrees(sample, loss * 1_000) for sample in samples) <= 15
     assert not agrees(score(0, 60), 300_000)
     assert not agrees(score(60, 60), 10_000)
 

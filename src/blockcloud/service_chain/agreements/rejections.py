@@ -31,7 +31,7 @@ class ProviderBondTooSmall(Failed):
 
 
 class BondHeld(Failed):
-    """The bond stands for agreements that are not closed, or were not long ago."""
+    """The bond stands for agreements that are not closed, or were not long ago, or for what is being verified."""
 
     code = "bond_held"
 

@@ -73,6 +73,7 @@ from blockcloud.service_chain.agreements.rejections import (
     WrongVoucherSigner,
 )
 from blockcloud.service_chain.agreements.vouchers import TAIL_STEPS
+from blockcloud.service_chain.proof_of_service.standing import check_standing, is_held
 from blockcloud.service_chain.records import NameRecord
 from blockcloud.service_chain.rejections import Failed
 from blockcloud.service_chain.state_keys import name_key
@@ -183,6 +184,7 @@ def apply_post_offer(state: WorkingState, sender: bytes, operation: PostOffer, c
     """Post a price, or change it. Agreements that run keep theirs."""
     name, limits = operation.name, context.agreements
     _check_owner(state, name, sender, context)
+    check_standing(state, sender, context.plan.era)
     if operation.longest_ms > limits.window_max_ms or operation.sleep_ms > limits.sleep_max_ms:
         raise OfferOutOfBounds(longest_ms=operation.longest_ms, sleep_ms=operation.sleep_ms)
     key = provider_key(sender, name)
@@ -205,6 +207,7 @@ def apply_withdraw_offer(
     if before is None:
         raise NoOffer(name=operation.name)
     held = before.live > 0 or context.time_ms < before.held_until_ms
+    held = held or is_held(state, sender, operation.name)
     if held and before.offer is None:
         raise BondHeld(live=before.live, until_ms=before.held_until_ms)
     if held:
@@ -219,6 +222,7 @@ def apply_open(state: WorkingState, sender: bytes, operation: OpenAgreement, con
     """Open an agreement at a posted price."""
     limits, provider, name = context.agreements, operation.provider, operation.name
     _check_owner(state, name, provider, context)
+    check_standing(state, provider, context.plan.era)
     if sender == provider:
         raise OwnCustomer(name=name)
     standing = state.get(provider_key(provider, name), ProviderRecord)

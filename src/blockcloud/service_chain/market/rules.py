@@ -77,6 +77,7 @@ from blockcloud.service_chain.market.rejections import (
     WrongMechanism,
 )
 from blockcloud.service_chain.market.sealed import order_commitment
+from blockcloud.service_chain.proof_of_service.standing import is_in_standing
 from blockcloud.service_chain.records import Account, NameRecord
 from blockcloud.service_chain.staking import burn
 from blockcloud.service_chain.state_keys import account_key, name_key
@@ -99,9 +100,11 @@ def end_ms(key: MarketKey) -> int | None:
 
 
 def serves(state: WorkingState, name: str, account: bytes, context: Context) -> bool:
-    """Whether `name` is active, and the account's."""
+    """Whether `name` is active, and the account's, which may offer something."""
     record = state.get(name_key(name), NameRecord)
-    return record is not None and record.is_active(context.height) and record.owner == account
+    if record is None or not record.is_active(context.height) or record.owner != account:
+        return False
+    return is_in_standing(state, account, context.plan.era)
 
 
 def apply_open_market(state: WorkingState, sender: bytes, operation: OpenMarket, context: Context) -> Sequence[Event]:

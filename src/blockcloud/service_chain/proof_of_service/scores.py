@@ -23,9 +23,9 @@ REPORTS_MIN: Final = 3
 PROBES_MAX: Final = 10_000
 LATENCY_MAX_MS: Final = 3_600_000
 THROUGHPUT_MAX_KBPS: Final = 10**9
-# Two honest samples differ by chance. Three standard deviations, and two points for what the road does.
+# Two honest samples differ by chance. Two standard deviations, and two points for what the road does.
 TOLERANCE_PPM: Final = 20_000
-DEVIATIONS: Final = 3
+DEVIATIONS: Final = 2
 
 Probes: TypeAlias = Annotated[int, Meta(ge=1, le=PROBES_MAX)]
 Failed: TypeAlias = Annotated[int, Meta(ge=0, le=PROBES_MAX)]

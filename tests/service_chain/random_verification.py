@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from blockcloud.primitives.hash_onion import HashOnion
 from blockcloud.primitives.hashes import tagged_hash
 from blockcloud.primitives.keys import SigningKey
-from blockcloud.service_chain.agreements.keys import provider_key
+from blockcloud.service_chain.agreements.keys import agreement_key, provider_key
 from blockcloud.service_chain.agreements.operations import PostOffer
-from blockcloud.service_chain.agreements.records import ProviderRecord
+from blockcloud.service_chain.agreements.records import Agreement, ProviderRecord
 from blockcloud.service_chain.operations import Operation
 from blockcloud.service_chain.proof_of_service.keys import (
     VERIFICATION_ERA_KEY,
@@ -73,7 +73,7 @@ class RandomVerification:
             settled = [RetireVerifier()]
         others: list[Operation] = [
             *self._of_cases(noted),
-            *self._audits(sender, plan.era, late),
+            *self._audits(sender, plan.era, late, (*noted.names, *noted.waiting)),
             *self._serving(sender),
             choose([reveal, RevealAudit(choose(list(self.names)), 5, SALT), CommitScores(hidden)]),
         ]
@@ -119,21 +119,26 @@ class RandomVerification:
         case = choose(noted.cases) if noted.cases and self.source.random() < 0.95 else bytes(32)
         record = decode_record(self.ledger.chain.get(case_key(case)), CaseRecord)
         agreement = choose(self.agreements.made) if self.agreements.made else bytes(32)
+        for identity in self.agreements.made:
+            held = decode_record(self.ledger.chain.get(agreement_key(identity)), Agreement)
+            if record is not None and held is not None and (held.name, held.provider) == (record.name, record.provider):
+                agreement = identity
         if record is None:
             return [JudgeCase(case, True), AppealCase(case), ClaimBreach(case, agreement)]
         return [JudgeCase(case, self.source.random() < 0.95)] * 8 + [AppealCase(case), ClaimBreach(case, agreement)] * 2
 
-    def _audits(self, sender: bytes, era: int, late: bool) -> list[Operation]:
+    def _audits(self, sender: bytes, era: int, late: bool, listed: Sequence[str]) -> list[Operation]:
         chain, names = self.ledger.chain, []
         for name in self.names:
             record = chain.name(name)
-            if record is not None and record.owner == sender:
+            if record is not None and record.owner == sender and name in listed:
                 names.append(name)
         name = self.source.choice(names or list(self.names))
         truth = self.source.choice([400_000] * 9 + [0])
+        weight = 6 if names else 1
         if late:
-            return [RevealAudit(name, truth, SALT)] * 4
-        return [PlantAudit(name, audit_commitment(sender, name, era + 1, 400_000, SALT))] * 2
+            return [RevealAudit(name, truth, SALT)] * weight
+        return [PlantAudit(name, audit_commitment(sender, name, era + 1, 400_000, SALT))] * weight
 
     def _serving(self, sender: bytes) -> list[Operation]:
         """What keeps services on offer and under verification."""

@@ -20,6 +20,7 @@ from tests.service_chain.agreement_mutants import AGREEMENTS
 from tests.service_chain.determinism_mutants import DETERMINISM
 from tests.service_chain.market.ledger_market_mutants import MARKETS_ON_CHAIN
 from tests.service_chain.market.market_mutants import LIES, MARKET, RATCHET
+from tests.service_chain.proof_of_service.verification_mutants import PROOF_OF_SERVICE
 from tests.transaction_chain.ledger_mutants import LEDGER
 from tests.transaction_chain.mutants import (
     AGREEMENT,
@@ -37,7 +38,7 @@ from tests.transaction_chain.mutants import (
     Mutant,
 )
 
-MUTANTS = [*CONSENSUS, *LEDGER, *DETERMINISM, *ACCESS, *MARKET, *AGREEMENTS, *MARKETS_ON_CHAIN]
+MUTANTS = [*CONSENSUS, *LEDGER, *DETERMINISM, *ACCESS, *MARKET, *AGREEMENTS, *MARKETS_ON_CHAIN, *PROOF_OF_SERVICE]
 
 QUICK = ("weak certificate: f + 1 votes", "f + 1 blames skip", "two parents of one author are accepted")
 

@@ -26,6 +26,7 @@ from blockcloud.service_chain.market.parameters import MarketParameters
 from blockcloud.service_chain.market.records import BookRecord
 from blockcloud.service_chain.market.rounds import turn_markets
 from blockcloud.service_chain.market.rules import apply_ask, apply_bid, apply_open_market
+from blockcloud.service_chain.proof_of_service.parameters import ProofOfServiceParameters
 from blockcloud.service_chain.records import REGISTERED, Fees, NameRecord
 from blockcloud.service_chain.state_keys import FEES_KEY, name_key
 from blockcloud.service_chain.working_state import WorkingState
@@ -96,6 +97,7 @@ def _context(second: int, limits: MarketParameters) -> Context:
         contracts=_RUNTIME,
         agreements=AgreementParameters(),
         market=limits,
+        proof_of_service=ProofOfServiceParameters(),
     )
 
 

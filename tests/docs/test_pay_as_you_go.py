@@ -77,7 +77,8 @@ async def due(folder: Path, line: str) -> dict[str, Any]:
 async def test_the_how_to_on_paying_works_as_written(tmp_path: Path) -> None:
     (tmp_path / "film").write_bytes(FILM)
     server_port, port = free_port(), free_port()
-    up, register, post, publish, forward, status, listed, settle, claim, by_hand, pay, down = steps(server_port, port)
+    up, register, post, publish, forward, status, listed, settle, claim, *rest = steps(server_port, port)
+    other, by_request, sell, fetch, by_hand, pay, down = rest
     (program,) = [block.text for block in blocks(HOW_TO) if block.language == "python"]
     async with AsyncExitStack() as stack:
         stack.push_async_callback(typed, tmp_path, down)
@@ -117,6 +118,14 @@ async def test_the_how_to_on_paying_works_as_written(tmp_path: Path) -> None:
         serving.kill()
         await serving.wait()
         assert (await typed(tmp_path, claim))["claimed_micro_bloc"] > 0
+
+        await typed(tmp_path, other)
+        await typed(tmp_path, by_request)
+        await begun(stack, tmp_path, sell)
+        refused = await typed(tmp_path, fetch.replace("--budget 0.5 ", ""), 1)
+        assert refused == "", "the answer says it, which is on standard output"
+        fetched = await typed(tmp_path, fetch)
+        assert (fetched["status"], fetched["paid"], fetched["bytes"]) == (200, "0.01", len(FILM))
 
         opened = await typed(tmp_path, by_hand)
         paid = await typed(tmp_path, pay)

@@ -12,6 +12,7 @@ import typer
 
 from blockcloud.cli.context import home, options
 from blockcloud.cli.output import EXIT_FAILURE, say, show
+from blockcloud.primitives.amounts import format_amount
 from blockcloud.primitives.names import URI_SCHEME, parse_name
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def fetch(
     ] = None,
     role: Annotated[str, typer.Option(help="Role to act in.")] = "",
     grant: Annotated[Path | None, typer.Option("--grant", help="File with a grant for the service.")] = None,
+    budget: Annotated[str, typer.Option("--budget", help="BLOC to pay at most, if it costs something.")] = "",
 ) -> None:
     """Fetch an HTTP object by name. From an edge it is taken only if it is proven to be the provider's.
 
@@ -53,6 +55,8 @@ def fetch(
             identity=SigningKey.load(identity) if identity is not None else None,
             role=parse_name(role) if role else "",
             grant=read_grant(grant) if grant is not None else b"",
+            budget=budget,
+            key=options.key,
         )
     )
     if out is not None:
@@ -84,6 +88,7 @@ def _report(found: Fetched) -> dict[str, Any]:
         "age_s": found.age_s,
         "stale": found.is_stale,
         "edge_error": found.edge_error,
+        "paid": format_amount(found.paid),
         "fields": dict(found.fields),
         "bytes": len(found.body),
         "sha256": hashlib.sha256(found.body).hexdigest(),

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from blockcloud.service_access.addresses import Address
     from blockcloud.service_access.admission import Credentials
     from blockcloud.service_access.control import Handler
+    from blockcloud.service_access.edge.signing_proxy import SigningProxy
     from blockcloud.service_access.endpoint import ServiceEndpoint
     from blockcloud.service_access.listener import Listener
     from blockcloud.service_access.payment.purse import Wallet
@@ -125,7 +126,8 @@ def publish(
         str, typer.Option("--price", help="BLOC for a unit, as in 0.001/request, for the service file.")
     ] = "",
     paid: Annotated[
-        bool, typer.Option("--paid", help="Serve who pays what `offer post` says, by kib, mib or gib as it passes.")
+        bool,
+        typer.Option("--paid", help="Serve who pays what `offer post` says: by kib, mib, gib, or request (--http)."),
     ] = False,
 ) -> None:
     """Serve a TCP or UDP server under a name until stopped. The key of --key must own the name, the first time."""
@@ -136,8 +138,8 @@ def publish(
         raise typer.BadParameter("HTTP is served over TCP: --http or --udp")
     if price and options.draft:
         raise typer.BadParameter("a draft has no place for the file with the price; post it without --draft")
-    if paid and (udp or http):
-        raise typer.BadParameter("--paid counts the bytes of a TCP service as they pass: leave --udp and --http out")
+    if paid and udp:
+        raise typer.BadParameter("--paid counts bytes of a TCP service, or requests with --http, but no datagrams")
     signed = cache_control if http else None
     asked = str(parse_price(price)) if price else ""
     places = publish_places(place, quic=quic, paths=unix or (), datagrams=udp)
@@ -250,7 +252,7 @@ async def _publish(
                 capacity=capacity,
                 price=price,
             ) as listener,
-            _till(name, instance.public, paid) as till,
+            _till(name, instance.public, paid, proxy) as till,
             asyncio.TaskGroup() as group,
         ):
             served.append(listener)
@@ -263,14 +265,22 @@ async def _publish(
 
 
 @asynccontextmanager
-async def _till(name: str, instance: bytes, paid: bool) -> AsyncIterator[Till | None]:
-    """A till for a publish of this home, if it is to be paid."""
+async def _till(name: str, instance: bytes, paid: bool, proxy: SigningProxy | None) -> AsyncIterator[Till | None]:
+    """A till for a publish of this home, if it is to be paid; the door of `proxy` leads to it."""
+    from blockcloud.sdk.agreements import offering
     from blockcloud.sdk.paid_sessions import open_till
+    from blockcloud.service_access.payment.http_door import HttpDoor
 
     if not paid:
         yield None
         return
-    async with open_client() as client, open_till(client, home(), name, instance, load_key) as till:
+    by_request = proxy is not None
+    async with (
+        open_client() as client,
+        open_till(client, home(), name, instance, load_key, by_request=by_request) as till,
+    ):
+        if proxy is not None:
+            proxy.door = HttpDoor(till, name, instance, (await offering(client, name)).provider)
         yield till
 
 

@@ -13,12 +13,12 @@ from blockcloud.primitives.keys import SigningKey
 from blockcloud.primitives.names import parse_name
 from blockcloud.sdk.client import AsyncClient
 from blockcloud.sdk.decision_log import DecisionLog
-from blockcloud.sdk.home import Home
+from blockcloud.sdk.home import Home, OwnerKey, Place
 from blockcloud.sdk.policy_gate import PolicyGate
 from blockcloud.sdk.publishing import authorise_instance
 from blockcloud.sdk.resolver import ChainResolver, HttpAnnouncer
 from blockcloud.sdk.response_trust import ResponseTrust
-from blockcloud.sdk.services import DECISIONS_FOLDER, OwnerKey, Place, open_client
+from blockcloud.sdk.services import DECISIONS_FOLDER, open_client
 from blockcloud.service_access.addresses import HostPort
 from blockcloud.service_access.admission import Credentials
 from blockcloud.service_access.connector import Connector

@@ -13,8 +13,9 @@ from msgspec import Struct
 
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.primitives.names import parse_name
+from blockcloud.sdk.home import Place
 from blockcloud.sdk.resolver import ChainResolver
-from blockcloud.sdk.services import Place, open_client
+from blockcloud.sdk.services import open_client
 from blockcloud.service_access.admission import Credentials
 from blockcloud.service_access.connector import Connector
 from blockcloud.service_access.edge.feed.core import Sample

@@ -17,12 +17,15 @@ from typing import Final, Self
 
 import structlog
 
+from blockcloud.primitives.amounts import parse_amount
 from blockcloud.primitives.errors import BlockCloudError, Malformed
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.primitives.names import split_uri
+from blockcloud.sdk.home import OwnerKey, Place
+from blockcloud.sdk.paid_sessions import RequestPurse, open_purses
 from blockcloud.sdk.resolver import ChainResolver
 from blockcloud.sdk.response_trust import ResponseTrust
-from blockcloud.sdk.services import Place, open_client
+from blockcloud.sdk.services import open_client
 from blockcloud.service_access.addresses import parse_endpoint
 from blockcloud.service_access.admission import Credentials
 from blockcloud.service_access.connector import Connector
@@ -33,6 +36,12 @@ from blockcloud.service_access.edge.http_signature import Verified, verify
 from blockcloud.service_access.edge.streams import ByteStream, SessionStream, TcpStream
 from blockcloud.service_access.edge.upstream import Upstream
 from blockcloud.service_access.endpoint import ServiceEndpoint
+from blockcloud.service_access.payment.http_door import (
+    PAYMENT_REQUIRED,
+    SIGNATURE_FIELD,
+    read_required,
+    refused_for,
+)
 
 FETCH_BYTES: Final = 64 * 1024 * 1024
 PLACES_KEPT: Final = 64
@@ -50,6 +59,7 @@ class Fetched:
     `fields` are the header fields that are proven too (none for a digest, which is of the content only). `age_s` counts
     from when the provider signed; `is_stale`: the provider allows it to be served while nobody reaches him, but it is
     older than it would be otherwise. `edge_error` is the code of what was wrong with the edge, if there was a fallback.
+    `paid` micro-BLOC were paid for it.
     """
 
     url: str
@@ -62,12 +72,14 @@ class Fetched:
     age_s: int
     is_stale: bool
     edge_error: str = ""
+    paid: int = 0
 
 
 class Fetcher:
     """Fetches over connections that it keeps, within one client of the chain in `home`. Use as a context manager.
 
-    `identity`, `role` and `grant` as in `connect`.
+    `identity`, `role` and `grant` as in `connect`. With a `budget` (BLOC) requests are paid for where the provider asks
+    for money: the first one opens an agreement, signed by `key` (as in `connect`), which is closed at the end.
     """
 
     def __init__(
@@ -78,8 +90,12 @@ class Fetcher:
         identity: SigningKey | None = None,
         role: str = "",
         grant: bytes = b"",
+        budget: str = "",
+        key: OwnerKey = None,
     ) -> None:
         self._home, self._api = home, api
+        self._budget, self._key = budget, key
+        self._purses: dict[tuple[str, bytes], RequestPurse] = {}
         self._identity = identity or SigningKey.generate()
         self._credentials = Credentials(role, grant)
         self._places: OrderedDict[str, Upstream] = OrderedDict()
@@ -87,6 +103,13 @@ class Fetcher:
 
     async def __aenter__(self) -> Self:
         client = await self._stack.enter_async_context(open_client(self._home, api=self._api))
+        self._paying = (
+            await self._stack.enter_async_context(
+                open_purses(client, self._home, parse_amount(self._budget), self._key, self._purses)
+            )
+            if self._budget
+            else None
+        )
         endpoint = await self._stack.enter_async_context(ServiceEndpoint(self._identity))
         resolver = ChainResolver(client)
         self._connector = Connector(endpoint, resolver, self._credentials)
@@ -124,8 +147,16 @@ class Fetcher:
 
     async def _from_provider(self, url: str, name: str, request: Request, limit_bytes: int) -> Fetched:
         response = await self._ask(name, request, limit_bytes)
+        paid = 0
+        if response.status == PAYMENT_REQUIRED and self._paying is not None:
+            purse = await self._paying(name, read_required(response))
+            paid = purse.opened.channel.unit_price
+            again = replace(request, fields=(*request.fields, (SIGNATURE_FIELD, purse.header())))
+            response = await self._ask(name, again, limit_bytes)
+            if response.status == PAYMENT_REQUIRED:
+                raise refused_for(response)
         fields = end_to_end(response.fields)
-        return Fetched(url, response.status, fields, response.body, "session", "provider", b"", 0, False)
+        return Fetched(url, response.status, fields, response.body, "session", "provider", b"", 0, False, paid=paid)
 
     async def _from_edge(self, url: str, name: str, request: Request, edge: str, limit_bytes: int) -> Fetched:
         response = await self._ask(edge, request, limit_bytes)
@@ -177,10 +208,13 @@ async def fetch(
     identity: SigningKey | None = None,
     role: str = "",
     grant: bytes = b"",
+    budget: str = "",
+    key: OwnerKey = None,
     limit_bytes: int = FETCH_BYTES,
 ) -> Fetched:
     """One object by name, verified; see `Fetcher.fetch`. Who fetches many keeps a `Fetcher`."""
-    async with Fetcher(home, api=api, identity=identity, role=role, grant=grant) as fetcher:
+    fetcher = Fetcher(home, api=api, identity=identity, role=role, grant=grant, budget=budget, key=key)
+    async with fetcher:
         return await fetcher.fetch(url, edge=edge, fallback=fallback, limit_bytes=limit_bytes)
 
 

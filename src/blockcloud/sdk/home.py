@@ -77,6 +77,10 @@ class Home:
         """The key that signs, by the rules of `key_path`. Raises BadConfiguration."""
         return SigningKey.load(self.key_path(key))
 
+    def own_key(self, key: OwnerKey = None) -> SigningKey:
+        """`key` if it is one, else as `load_key`. Raises BadConfiguration."""
+        return key if isinstance(key, SigningKey) else self.load_key(key)
+
     def acts_for(self, key: str | Path | None = None) -> bytes | None:
         """The account that the key in the file `key` (by the rules of `key_path`) signs for, where a change of keys has
         left a note beside it; None: its own. Raises BadConfiguration."""
@@ -150,3 +154,7 @@ def read_genesis(path: Path) -> Genesis:
         return Genesis.from_json(data.decode("utf-8"))
     except (UnicodeDecodeError, BadConfiguration) as error:
         raise BadConfiguration(f"not a valid genesis: {error}", path=str(path)) from None
+
+
+Place = str | Path | Home | None
+OwnerKey = str | Path | SigningKey | None

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
@@ -29,9 +29,10 @@ from blockcloud.sdk.agreements import (
     voucher_key,
 )
 from blockcloud.sdk.client import AsyncClient
-from blockcloud.sdk.home import Home
+from blockcloud.sdk.home import Home, OwnerKey, Place
 from blockcloud.service_access.payment.book import VoucherBook
 from blockcloud.service_access.payment.errors import BudgetSpent, TermsDiffer, WrongAgreement
+from blockcloud.service_access.payment.http_door import REQUEST_UNIT, Asked, HttpPayment, encode_payment
 from blockcloud.service_access.payment.messages import NONCE_BYTES, UNIT_BYTES, Terms, salt_for
 from blockcloud.service_access.payment.purse import Opened, Purse, Wallet
 from blockcloud.service_access.payment.till import FindAgreement, Till
@@ -39,7 +40,7 @@ from blockcloud.service_chain.agreements.operations import ClaimVoucher, CloseAg
 from blockcloud.service_chain.agreements.records import Agreement
 from blockcloud.service_chain.agreements.rejections import AgreementClosed, AgreementDue, NothingToClaim, StaleClaim
 from blockcloud.service_chain.agreements.rules import AgreementStatus, status_of
-from blockcloud.service_chain.agreements.vouchers import Channel
+from blockcloud.service_chain.agreements.vouchers import Channel, Payer, SignedVoucher
 
 CREDIT_UNITS: Final = 10
 CLAIM_SECONDS: Final = 60.0  # between two claims of a till that runs
@@ -64,15 +65,15 @@ LoadKey = Callable[[], SigningKey]
 log = structlog.get_logger(__name__)
 
 
-async def terms_of(client: AsyncClient, name: str) -> Terms:
-    """What a provider asks in its sessions: what it offers on the ledger. Raises TermsDiffer if sessions cannot be
-    counted in that unit, WrongAgreement if nothing is offered."""
+async def terms_of(client: AsyncClient, name: str, by_request: bool = False) -> Terms:
+    """What a provider asks in its sessions, or for HTTP requests: what it offers on the ledger. Raises TermsDiffer if
+    they cannot be counted in that unit, WrongAgreement if nothing is offered."""
     offered = await offering(client, name)
     offer = offered.record.offer if offered.record is not None else None
     if offer is None:
         raise WrongAgreement("nothing is offered under the name; see `blockcloud offer post`", name=name)
-    if offer.unit not in UNIT_BYTES:
-        raise TermsDiffer("sessions are counted in kib, mib or gib", unit=offer.unit)
+    if (offer.unit == REQUEST_UNIT) != by_request or (not by_request and offer.unit not in UNIT_BYTES):
+        raise TermsDiffer("sessions are counted in kib, mib or gib; HTTP, with --http, by request", unit=offer.unit)
     return Terms(offer.unit, offer.unit_price, CREDIT_UNITS)
 
 
@@ -106,15 +107,15 @@ async def claim_all(client: AsyncClient, key: SigningKey, till: Till) -> int:
 
 @asynccontextmanager
 async def open_till(
-    client: AsyncClient, home: Home, name: str, instance: bytes, load_key: LoadKey
+    client: AsyncClient, home: Home, name: str, instance: bytes, load_key: LoadKey, *, by_request: bool = False
 ) -> AsyncIterator[Till]:
-    """A till for the sessions of `name` that this home's `instance` serves. It claims what was promised every minute
-    and at the end, with a key that has something for the fees.
+    """A till for the sessions of `name` that this home's `instance` serves, or its requests. It claims what was
+    promised every minute and at the end, with a key that has something for the fees.
 
     Raises WrongAgreement, TermsDiffer, StorageFault (another process has the book), and why there is no key.
     """
     key = load_key()
-    terms = await terms_of(client, name)
+    terms = await terms_of(client, name, by_request)
     book = VoucherBook(payments_folder(home) / f"{TILL_PREFIX}{name}{BOOK_SUFFIX}")
     till = Till(terms, instance, client.genesis.chain_id(), book, finder(client, name))
     claiming = asyncio.create_task(_claim_now_and_then(client, key, till))
@@ -197,7 +198,7 @@ class LedgerBuyer:
         )
         return Opened(channel, height, nonce, self._vouchers)
 
-    async def close(self, purse: Purse) -> None:
+    async def close(self, purse: Purse | RequestPurse) -> None:
         """Pay the provider on the ledger what was used, and begin to close. What is left comes back once the provider
         has had its time for claims (`settle_due`). Raises as `submit_all`."""
         identity = purse.opened.channel.agreement
@@ -211,3 +212,67 @@ class LedgerBuyer:
             await self._client.transact(key, CloseAgreement(identity))
         except (AgreementClosed, AgreementDue):
             return
+
+
+class RequestPurse:
+    """Pays for HTTP requests of one instance: a voucher for each, in the book before it leaves."""
+
+    def __init__(self, opened: Opened, book: VoucherBook) -> None:
+        self.opened = opened
+        self._payer = Payer(opened.channel, opened.key, book.given(opened.channel.agreement))
+        self._book = book
+        self._last: SignedVoucher | None = None
+
+    @property
+    def spent(self) -> int:
+        """Micro-BLOC promised in all."""
+        return self._payer.paid
+
+    async def voucher(self, ahead: bool = True) -> SignedVoucher | None:
+        """The last voucher: what was promised was used."""
+        return self._last
+
+    def header(self) -> str:
+        """PAYMENT-SIGNATURE for one request more. Raises VoucherAboveDeposit, StorageFault."""
+        channel = self.opened.channel
+        self._last = signed = self._payer.pay(channel.unit_price, 1)
+        self._book.give(channel.agreement, signed.voucher)
+        return encode_payment(HttpPayment(channel.agreement, self.opened.height, self.opened.nonce, signed))
+
+
+@asynccontextmanager
+async def open_purses(
+    client: AsyncClient,
+    home: Place,
+    budget: int,
+    key: OwnerKey,
+    purses: dict[tuple[str, bytes], RequestPurse],
+) -> AsyncIterator[Callable[[str, Asked], Awaitable[RequestPurse]]]:
+    """How to find or open the purse for what a 402 asks, within `budget` micro-BLOC; all are closed at the end."""
+    folder = home if isinstance(home, Home) else Home.find(home)
+    buyer = LedgerBuyer(client, lambda: folder.own_key(key), voucher_key(folder, WALLET_KEY))
+    book = VoucherBook(payments_folder(folder) / f"{WALLET_PREFIX}http{BOOK_SUFFIX}")
+    opening = asyncio.Lock()
+
+    async def purse_for(name: str, asked: Asked) -> RequestPurse:
+        async with opening:
+            found = purses.get((name, asked.instance))
+            if asked.name != name:
+                raise TermsDiffer("the provider asks for payment under another name", name=asked.name[:100])
+            if found is None:
+                spent = sum(each.spent for each in purses.values())
+                opened = await buyer.open(name, asked.instance, asked.terms, budget - spent)
+                found = purses[name, asked.instance] = RequestPurse(opened, book)
+            if found.opened.channel.unit_price != asked.terms.unit_price:
+                raise TermsDiffer(name=name, unit_price=asked.terms.unit_price)
+            return found
+
+    try:
+        yield purse_for
+    finally:
+        for purse in purses.values():
+            try:
+                await buyer.close(purse)
+            except BlockCloudError as error:  # its window ends by itself
+                log.warning("agreement_not_closed", code=error.code, reason=str(error))
+        book.close()

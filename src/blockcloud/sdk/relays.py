@@ -15,11 +15,11 @@ from blockcloud.primitives.errors import BadConfiguration, BlockCloudError, Unre
 from blockcloud.primitives.keys import PUBLIC_KEY_BYTES, SigningKey
 from blockcloud.primitives.limits import RESOLUTION_AGE_SECONDS
 from blockcloud.primitives.names import parse_name
-from blockcloud.sdk.home import Home
+from blockcloud.sdk.home import Home, OwnerKey, Place
 from blockcloud.sdk.publishing import authorise_instance
 from blockcloud.sdk.reading import AsyncReader
 from blockcloud.sdk.resolver import HttpAnnouncer
-from blockcloud.sdk.services import OwnerKey, Place, open_client
+from blockcloud.sdk.services import open_client
 from blockcloud.service_access.addresses import Address, HostPort
 from blockcloud.service_access.announce import DEFAULT_LEASE_S, AddressAnnouncer
 from blockcloud.service_access.relay.registration import RENDEZVOUS

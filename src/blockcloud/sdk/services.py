@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Any, Final
 
 from blockcloud.primitives.amounts import parse_amount
@@ -28,7 +27,7 @@ from blockcloud.primitives.names import parse_name
 from blockcloud.routing.posted_price import parse_price
 from blockcloud.sdk.client import AsyncClient
 from blockcloud.sdk.decision_log import DecisionLog
-from blockcloud.sdk.home import Home
+from blockcloud.sdk.home import Home, OwnerKey, Place
 from blockcloud.sdk.paid_sessions import Budget, open_wallet
 from blockcloud.sdk.policy_gate import PolicyGate
 from blockcloud.sdk.publishing import authorise_instance
@@ -47,9 +46,6 @@ from blockcloud.service_access.session import SessionParameters
 from blockcloud.service_access.stream import Session
 
 DECISIONS_FOLDER: Final = "decisions"
-
-Place = str | Path | Home | None
-OwnerKey = str | Path | SigningKey | None
 
 
 def open_client(
@@ -103,7 +99,7 @@ async def listen(
     name, instance = parse_name(name), folder.instance_key()
 
     def load_owner() -> SigningKey:
-        return key if isinstance(key, SigningKey) else folder.load_key(key)
+        return folder.own_key(key)
 
     if account is None and not isinstance(key, SigningKey):
         account = folder.acts_for(key)
@@ -196,7 +192,7 @@ async def connect(
                     folder,
                     name,
                     parse_amount(wanted.limit),
-                    lambda: key if isinstance(key, SigningKey) else folder.load_key(key),
+                    lambda: folder.own_key(key),
                 )
             )
         session = await connector.connect(name, timeout_ms=timeout_ms)

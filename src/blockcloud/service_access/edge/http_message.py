@@ -24,7 +24,14 @@ HOP_BY_HOP: Final = frozenset(
     "connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer transfer-encoding upgrade"
     " content-length".split()
 )
-REASONS: Final = {200: "OK", 301: "Moved Permanently", 304: "Not Modified", 403: "Forbidden", 404: "Not Found"}
+REASONS: Final = {
+    200: "OK",
+    301: "Moved Permanently",
+    304: "Not Modified",
+    402: "Payment Required",
+    403: "Forbidden",
+    404: "Not Found",
+}
 _TARGET = re.compile(r"/[\x21\x22\x24-\x7e]*", re.ASCII)  # origin form, no fragment
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 

@@ -14,7 +14,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
@@ -33,6 +33,7 @@ from blockcloud.service_access.edge.http_message import (
     combined,
     end_to_end,
     values,
+    without,
 )
 from blockcloud.service_access.edge.http_signature import content_digest, sign_digest, signable, varied_by
 from blockcloud.service_access.edge.streams import ByteStream, SessionStream, TcpStream
@@ -122,11 +123,21 @@ def _validator(response: Response, now_s: int) -> str | None:
     return modified if age_s >= MODIFIED_BEFORE_SECONDS else None
 
 
-class SigningProxy:
-    """Serves sessions, each over a connection of its own to `server`. `counts`: answers by what was done with them."""
+class Door(Protocol):
+    """Decides which requests are answered."""
 
-    def __init__(self, signer: Signer, server: HostPort) -> None:
-        self._signer, self._server = signer, server
+    async def admit(self, request: Request) -> Response | tuple[Request, Fields]:
+        """(The request to answer, what to add to the answer), or what to answer instead."""
+
+
+class SigningProxy:
+    """Serves sessions, each over a connection of its own to `server`. `counts`: answers by what was done with them.
+
+    With a `door` requests are answered that are paid for; nobody else keeps an answer that was.
+    """
+
+    def __init__(self, signer: Signer, server: HostPort, door: Door | None = None) -> None:
+        self._signer, self._server, self.door = signer, server, door
         self.counts: Counter[str] = Counter()
 
     async def run(self, listener: Listener) -> None:
@@ -148,11 +159,19 @@ class SigningProxy:
         server: ClientSide | None = None
         try:
             while (head := await client.next_request()) is not None:
+                paid: Fields = ()
+                if self.door is not None:
+                    verdict = await self.door.admit(head.request)
+                    if isinstance(verdict, Response):
+                        self.counts["not_paid"] += 1
+                        await client.answer(verdict)
+                        continue
+                    head, paid = replace(head, request=verdict[0]), verdict[1]
                 if server is None or not server.reusable:
                     if server is not None:
                         server.abort()
                     server = ClientSide(await TcpStream.connect(self._server))
-                await self._exchange(head, client, server)
+                await self._exchange(head, client, server, paid)
             await stream.close()
         except BlockCloudError as error:
             await self._fail(client, stream, error)
@@ -171,10 +190,13 @@ class SigningProxy:
             return
         await refuse(client, stream, 400 if isinstance(error, PeerFault) else 502, error)
 
-    async def _exchange(self, head: RequestHead, client: ServerSide, server: ClientSide) -> None:
+    async def _exchange(self, head: RequestHead, client: ServerSide, server: ClientSide, paid: Fields) -> None:
         has_content = head.length is None or head.length > 0
         answer = await server.ask(head.request, client.content() if has_content else None, head.length)
         response = self._signer.prepared(replace(answer.response, fields=end_to_end(answer.response.fields)))
+        if paid:
+            kept = without(response.fields, ("cache-control",))
+            response = replace(response, fields=(*kept, ("cache-control", "private"), *paid))
         if response.status == 304:
             await _drained(server)
             await client.answer(self._signer.sign_not_modified(head.request, response))

@@ -91,8 +91,9 @@ class Till:
         self.terms = terms
         self.accounts: dict[bytes, Account] = {}
         self._claimed: dict[bytes, int] = {}  # by agreement
-        self._instance, self._chain_id, self._book, self._find = instance, chain_id, book, find
-        self._unit_bytes = UNIT_BYTES[terms.unit]
+        self.chain_id = chain_id
+        self._instance, self._book, self._find = instance, book, find
+        self._unit_bytes = UNIT_BYTES.get(terms.unit, 1)  # what is no amount of bytes is counted one by one
         self._writer = ThreadPoolExecutor(1, "voucher-book")
 
     def close(self) -> None:
@@ -123,26 +124,29 @@ class Till:
         return max(0, amount - before)
 
     async def attach(self, message: Attach, session_id: bytes) -> Account:
-        """The account of the agreement, which the ledger has and which is meant for this session and this instance.
+        """The account of the agreement that is to pay for a session. Raises BadSignature, and as `account`."""
+        account = await self.account(message.agreement, message.height, message.nonce)
+        verify_attach(message, session_id, account.record.voucher_key)
+        return account
 
-        Raises UnboundAgreement, BadSignature, Busy, and why the ledger does not say so.
+    async def account(self, agreement: bytes, height: int, nonce: bytes) -> Account:
+        """The account of an agreement, which the ledger has at `height` and which is meant for this instance.
+
+        Raises UnboundAgreement, Busy, and why the ledger does not say so.
         """
-        account = self.accounts.get(message.agreement)
-        record = account.record if account is not None else await self._find(message.agreement, message.height)
-        salt = salt_for(self._instance, message.nonce)
-        if agreement_id(record.client, salt, message.height) != message.agreement:
-            raise UnboundAgreement(agreement=message.agreement.hex()[:16])
-        verify_attach(message, session_id, record.voucher_key)
-        account = self.accounts.get(message.agreement)  # another session may have been quicker
+        known = self.accounts.get(agreement)
+        record = known.record if known is not None else await self._find(agreement, height)
+        if agreement_id(record.client, salt_for(self._instance, nonce), height) != agreement:
+            raise UnboundAgreement(agreement=agreement.hex()[:16])
+        account = self.accounts.get(agreement)  # another session may have been quicker
         if account is None:
             if len(self.accounts) >= ACCOUNTS:
                 self._forget_idle()
-            account = Account(record, self._payee(message.agreement, record), self._unit_bytes)
-            self.accounts[message.agreement] = account
+            account = self.accounts[agreement] = Account(record, self._payee(agreement, record), self._unit_bytes)
         return account
 
     def _payee(self, agreement: bytes, record: Agreement) -> Payee:
-        channel = Channel(self._chain_id, agreement, record.voucher_key, record.deposited, record.unit_price)
+        channel = Channel(self.chain_id, agreement, record.voucher_key, record.deposited, record.unit_price)
         return Payee(channel, self.terms.credit_units, self._book.standing(agreement))
 
     def _forget_idle(self) -> None:
@@ -165,7 +169,7 @@ class Till:
                 record = await self._find(payee.channel.agreement, 0)  # it may have been topped up
                 payee.topped_up(
                     Channel(
-                        self._chain_id, payee.channel.agreement, record.voucher_key, record.deposited, record.unit_price
+                        self.chain_id, payee.channel.agreement, record.voucher_key, record.deposited, record.unit_price
                     )
                 )
                 standing = payee.check(signed)

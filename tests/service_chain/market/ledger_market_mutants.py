@@ -28,13 +28,6 @@ MARKETS_ON_CHAIN = [
         CHAIN,
     ),
     Mutant(
-        "a seller keeps the delivery bond and gives it too",
-        ROUNDS,
-        "left=ask.left - units, locked=ask.locked - bond * units)",
-        "left=ask.left - units)",
-        CHAIN,
-    ),
-    Mutant(
         "a cancelled order's money comes back at once",
         ROUNDS,
         "        if after.status is OrderStatus.CANCELLED and record.order.expiry <= outcome.round:\n",
@@ -77,13 +70,6 @@ MARKETS_ON_CHAIN = [
         CHAIN,
     ),
     Mutant(
-        "every market has the same lottery",
-        ROUNDS,
-        "codec.encode((context.plan.beacon, commit_digest, market.id))",
-        "codec.encode((context.plan.beacon, commit_digest))",
-        MODEL,
-    ),
-    Mutant(
         "the lottery is known before the round",
         ROUNDS,
         "codec.encode((context.plan.beacon, commit_digest, market.id))",
@@ -102,20 +88,6 @@ MARKETS_ON_CHAIN = [
         ROUNDS,
         "            forfeit = record.bond - context.market.identity_bond\n",
         "            forfeit = 0 * record.bond\n",
-        CHAIN,
-    ),
-    Mutant(
-        "an order needs no listing fee",
-        RULES,
-        "    debit(state, sender, taken.at_stake + limits.listing_fee)\n",
-        "    debit(state, sender, taken.at_stake)\n",
-        CHAIN,
-    ),
-    Mutant(
-        "a commit works off everything",
-        ROUNDS,
-        "        work -= max(len(found.orders), MARKET_WORK)\n",
-        "        work -= 0\n",
         CHAIN,
     ),
     Mutant(

@@ -134,7 +134,7 @@ class EraHistory(RandomHistory):
         kind = self.source.random()
         if kind < 0.3:
             return self._of_eras(sender)
-        if kind < 0.46:
+        if kind < 0.52:
             return self.of_contracts(sender) if kind < 0.36 else self.verification.operation(sender)
         return super().operation(sender)
 

@@ -9,13 +9,16 @@ from blockcloud.primitives.hash_onion import HashOnion
 from blockcloud.primitives.hashes import tagged_hash
 from blockcloud.primitives.keys import SigningKey
 from blockcloud.service_chain.agreements.keys import agreement_key, provider_key
-from blockcloud.service_chain.agreements.operations import PostOffer
+from blockcloud.service_chain.agreements.operations import ClaimVoucher, PostOffer
 from blockcloud.service_chain.agreements.records import Agreement, ProviderRecord
+from blockcloud.service_chain.agreements.vouchers import Voucher, sign_voucher
 from blockcloud.service_chain.operations import Operation
+from blockcloud.service_chain.proof_of_service.cases import JUDGED
 from blockcloud.service_chain.proof_of_service.keys import (
     VERIFICATION_ERA_KEY,
     audit_commitment,
     case_key,
+    service_key,
     verifier_key,
 )
 from blockcloud.service_chain.proof_of_service.operations import (
@@ -30,7 +33,13 @@ from blockcloud.service_chain.proof_of_service.operations import (
     RevealAudit,
     RevealScores,
 )
-from blockcloud.service_chain.proof_of_service.records import CaseRecord, VerificationEra, VerifierRecord
+from blockcloud.service_chain.proof_of_service.records import (
+    CaseRecord,
+    CaseStatus,
+    ServiceRecord,
+    VerificationEra,
+    VerifierRecord,
+)
 from blockcloud.service_chain.proof_of_service.scores import Score, commitment
 from blockcloud.service_chain.proof_of_service.sortition import is_drawn, threshold
 from blockcloud.service_chain.records import decode_record
@@ -77,7 +86,27 @@ class RandomVerification:
             *self._serving(sender),
             choose([reveal, RevealAudit(choose(list(self.names)), 5, SALT), CommitScores(hidden)]),
         ]
-        return choose([*settled, *others])
+        urgent = self._urgent(sender, noted, plan.era, late)
+        return choose(urgent if urgent and self.source.random() < 0.7 else [*settled, *others])
+
+    def _urgent(self, sender: bytes, noted: VerificationEra, era: int, late: bool) -> list[Operation]:
+        """What would seldom be drawn in time: verdicts of judges, claims of clients, the truth about audits."""
+        steps: list[Operation] = []
+        for case in noted.cases:
+            record = decode_record(self.ledger.chain.get(case_key(case)), CaseRecord)
+            if record is None:
+                continue
+            told = (*record.guilty, *record.innocent)
+            if record.status in JUDGED and sender in record.judges and sender not in told:
+                steps.append(JudgeCase(case, self.source.random() < 0.95))
+            if record.status is CaseStatus.FINAL:
+                steps += [one for one in self._of_cases(noted) if isinstance(one, ClaimBreach | ClaimVoucher)]
+        for name in noted.names:
+            service = decode_record(self.ledger.chain.get(service_key(name)), ServiceRecord)
+            audit = service.audit if service is not None else None
+            if late and audit is not None and audit.auditor == sender and audit.era == era and audit.truth_ppm < 0:
+                steps.append(RevealAudit(name, 400_000, SALT))
+        return steps
 
     def _noted(self) -> VerificationEra:
         found = decode_record(self.ledger.chain.get(VERIFICATION_ERA_KEY), VerificationEra)
@@ -119,13 +148,22 @@ class RandomVerification:
         case = choose(noted.cases) if noted.cases and self.source.random() < 0.95 else bytes(32)
         record = decode_record(self.ledger.chain.get(case_key(case)), CaseRecord)
         agreement = choose(self.agreements.made) if self.agreements.made else bytes(32)
+        claims: list[Operation] = []
         for identity in self.agreements.made:
             held = decode_record(self.ledger.chain.get(agreement_key(identity)), Agreement)
             if record is not None and held is not None and (held.name, held.provider) == (record.name, record.provider):
                 agreement = identity
+                signer = self.agreements.keys.get(held.voucher_key)
+                if not held.paid and signer is not None:
+                    voucher = Voucher(self.ledger.chain.chain_id, identity, 9, 9, min(9_999, held.deposited), 0)
+                    claims = [ClaimVoucher(sign_voucher(voucher, signer))] * 6
         if record is None:
             return [JudgeCase(case, True), AppealCase(case), ClaimBreach(case, agreement)]
-        return [JudgeCase(case, self.source.random() < 0.95)] * 8 + [AppealCase(case), ClaimBreach(case, agreement)] * 2
+        return (
+            [JudgeCase(case, self.source.random() < 0.95)] * 8
+            + [AppealCase(case), ClaimBreach(case, agreement)] * 2
+            + claims
+        )
 
     def _audits(self, sender: bytes, era: int, late: bool, listed: Sequence[str]) -> list[Operation]:
         chain, names = self.ledger.chain, []

@@ -102,6 +102,22 @@ def sim_market(
     show(trial.as_object(), as_json=options.as_json)
 
 
+@simulations.command("verification")
+def sim_verification(
+    scenario: Annotated[str, typer.Option(help="Who cheats, or all.")] = "all",
+    eras: Annotated[int, typer.Option(min=1, max=400, help="Eras of each run.")] = 40,
+    seed: Annotated[int, typer.Option(help="Everything that happens follows from it.")] = 1,
+) -> None:
+    """Proof of service with liars among providers and verifiers: what each gained beside the honest, in BLOC."""
+    from blockcloud.simulation.verification.scenario import SCENARIOS
+    from blockcloud.simulation.verification.trial import run_trial
+
+    if scenario not in (*SCENARIOS, "all"):
+        raise typer.BadParameter("--scenario takes all or one of " + ", ".join(SCENARIOS))
+    wanted = SCENARIOS if scenario == "all" else {scenario: SCENARIOS[scenario]}
+    show({name: run_trial(each, eras, seed) for name, each in wanted.items()}, as_json=options.as_json)
+
+
 def _tracer() -> Callable[[str], None]:
     """Events go where people read: stdout, unless that is for one JSON object."""
     return say if options.as_json else typer.echo

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.service_access.access_mutants import ACCESS
+from tests.service_access.payment_mutants import PAYMENT
 from tests.service_chain.agreement_mutants import AGREEMENTS
 from tests.service_chain.determinism_mutants import DETERMINISM
 from tests.service_chain.market.ledger_market_mutants import MARKETS_ON_CHAIN
@@ -38,7 +39,17 @@ from tests.transaction_chain.mutants import (
     Mutant,
 )
 
-MUTANTS = [*CONSENSUS, *LEDGER, *DETERMINISM, *ACCESS, *MARKET, *AGREEMENTS, *MARKETS_ON_CHAIN, *PROOF_OF_SERVICE]
+MUTANTS = [
+    *CONSENSUS,
+    *LEDGER,
+    *DETERMINISM,
+    *ACCESS,
+    *PAYMENT,
+    *MARKET,
+    *AGREEMENTS,
+    *MARKETS_ON_CHAIN,
+    *PROOF_OF_SERVICE,
+]
 
 QUICK = ("weak certificate: f + 1 votes", "f + 1 blames skip", "two parents of one author are accepted")
 

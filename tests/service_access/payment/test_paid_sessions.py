@@ -13,12 +13,23 @@ from blockcloud.primitives import codec
 from blockcloud.service_access.connector import Connector
 from blockcloud.service_access.errors import SessionEnded
 from blockcloud.service_access.payment import till as till_module
+from blockcloud.service_access.payment.book import VoucherBook
 from blockcloud.service_access.payment.messages import Attach, Due, Pay, Refused, Taken, Terms, attach, decode_message
-from blockcloud.service_access.payment.purse import AHEAD_SHARE
+from blockcloud.service_access.payment.purse import AHEAD_SHARE, Wallet
 from blockcloud.service_access.stream import Session
 from blockcloud.service_chain.agreements.vouchers import Channel, Payer
 from tests.service_access.access_world import NAME, World, bounded, random_bytes, until
-from tests.service_access.payment.paid_world import BUDGET, CHAIN, HEIGHT, PRICE, TERMS, UNIT, Paid, paid_service
+from tests.service_access.payment.paid_world import (
+    BUDGET,
+    CHAIN,
+    HEIGHT,
+    PRICE,
+    TERMS,
+    UNIT,
+    Ledger,
+    Paid,
+    paid_service,
+)
 
 FILE = random_bytes(3_000_000)
 CREDIT = TERMS.credit_units
@@ -160,7 +171,11 @@ def refusal(said: object) -> str:
 async def test_the_right_words_are_taken(world: World, paid: Paid) -> None:
     made = await consumer(world, paid)
     message, payer = await made.opened()
-    assert await made.answer(message, Pay(payer.pay(500))) == Taken(500, 0)
+    signed = payer.pay(500)
+    assert await made.answer(message, Pay(signed)) == Taken(500, 0)
+    assert paid.till.unclaimed() == [(message.agreement, signed)], (
+        "the book has it before the payer hears that it counts"
+    )
 
 
 async def test_an_agreement_is_for_its_session_and_its_instance(world: World, paid: Paid) -> None:
@@ -209,6 +224,28 @@ async def test_who_vanishes_owes_at_most_the_credit(world: World, paid: Paid) ->
     made.session.abort("closed", "gone")
     await until(lambda: not paid.till.accounts[message.agreement].meters)
     assert paid.promised == 5 * PRICE
+
+
+async def test_a_provider_that_asks_and_serves_nothing_gets_little(world: World, tmp_path: Path) -> None:
+    ledger, listener = Ledger(), await world.listener()
+    wallet = Wallet(ledger, VoucherBook(tmp_path / "wallet.sqlite"), BUDGET)
+    world.stack.push_async_callback(wallet.close)
+    consumer = await Connector(await world.endpoint(), world.registry).connect(NAME)
+    wallet.pays_for(consumer)
+    greedy = await bounded(listener.accept())
+    vouchers: list[int] = []
+
+    def received(data: bytes) -> None:
+        message = decode_message(data)
+        if isinstance(message, Pay):
+            vouchers.append(message.voucher.voucher.amount)
+            greedy.send_payment(codec.encode(Taken(message.voucher.voucher.amount, 0)))
+            greedy.send_payment(codec.encode(Due(len(vouchers))))
+
+    greedy.set_payments(received)
+    greedy.send_payment(codec.encode(TERMS))
+    await until(lambda: len(vouchers) >= 30)
+    assert max(vouchers) == wallet.spent == max(CREDIT * PRICE, BUDGET // AHEAD_SHARE)
 
 
 async def test_a_provider_that_starts_again_goes_on_from_its_book(world: World, server: int, tmp_path: Path) -> None:

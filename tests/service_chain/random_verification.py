@@ -99,6 +99,8 @@ class RandomVerification:
             told = (*record.guilty, *record.innocent)
             if record.status in JUDGED and sender in record.judges and sender not in told:
                 steps.append(JudgeCase(case, self.source.random() < 0.95))
+            if record.status is CaseStatus.CONVICTED and sender == record.provider and record.accused_era % 2:
+                steps.append(AppealCase(case))
             if record.status is CaseStatus.FINAL:
                 steps += [one for one in self._of_cases(noted) if isinstance(one, ClaimBreach | ClaimVoucher)]
         for name in noted.names:

@@ -77,6 +77,10 @@ async def test_markets_are_listed_in_pages_and_shown_with_their_books(api: Api) 
         (f"/v1/markets/{'0' * 64}?account=me", 400, "invalid_address"),
         ("/v1/agreements", 400, "invalid_address"),
         ("/v1/agreements?party=you", 400, "invalid_address"),
+        (f"/v1/agreements/{'0' * 64}", 404, "not_found"),
+        ("/v1/agreements/zz", 400, "malformed"),
+        ("/v1/names/nobody-has-it/offer", 404, "not_found"),
+        ("/v1/names/-/offer", 400, "invalid_name"),
     ],
 )
 async def test_what_makes_no_sense_is_refused(api: Api, path: str, status: int, code: str) -> None:

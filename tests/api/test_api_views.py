@@ -207,6 +207,8 @@ async def test_every_route_is_described_and_promises_problems(api: Api) -> None:
         ("/v1/markets", "get"),
         ("/v1/markets/{market}", "get"),
         ("/v1/agreements", "get"),
+        ("/v1/agreements/{agreement}", "get"),
+        ("/v1/names/{name}/offer", "get"),
         ("/v1/roles/{role}", "get"),
         ("/v1/service-files/{file_hash}", "put"),
         ("/v1/service-files/{file_hash}", "get"),

@@ -62,8 +62,8 @@ PAYMENT = [
     Mutant(
         "a provider that asks is paid ahead without end",
         PURSE,
-        "            most = max(AHEAD_UNITS, self.opened.channel.deposited // AHEAD_SHARE // price)\n",
-        "            most = self.opened.channel.deposited\n",
+        "        share = opened.channel.deposited // AHEAD_SHARE // terms.unit_price\n",
+        "        share = opened.channel.deposited\n",
         SESSIONS,
     ),
     Mutant(

@@ -1,24 +1,21 @@
-"""`/v1/markets`: what is traded, the book of a market, its last clearing; `/v1/agreements`: those of an account."""
+"""`/v1/markets`: what is traded, the book of a market, its last clearing."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
-from blockcloud.api.answers import answer, hex_bytes, optional_integer
+from blockcloud.api.answers import answer, hex_bytes
 from blockcloud.api.description import ERRORS, described, query
+from blockcloud.api.pages import AFTER, LIMIT, page_of
 from blockcloud.api.problems import NotFound
 from blockcloud.node.validator import Validator
 from blockcloud.primitives.addresses import format_address, parse_address
 from blockcloud.primitives.amounts import format_amount
-from blockcloud.service_chain.agreements.keys import agreement_key
-from blockcloud.service_chain.agreements.records import Agreement
-from blockcloud.service_chain.agreements.rules import claims_until_ms, status_of
 from blockcloud.service_chain.machine import ServiceChain
 from blockcloud.service_chain.market.keys import order_key
 from blockcloud.service_chain.market.orders import Side
@@ -27,14 +24,10 @@ from blockcloud.service_chain.market.records import Clearing, OrderRecord, Order
 from blockcloud.service_chain.market.rules import end_ms
 from blockcloud.service_chain.records import decode_record
 
-AGREEMENTS_PAGE: Final = 200
 # Of each side of a book that is shown, the best first.
 LEVELS: Final = 100
 
-_LIMIT: Final = query("limit", "How many at most.", minimum=1)
-_AFTER: Final = query("after", "`next` of the page before.", kind="string")
 _ACCOUNT: Final = query("account", "Show the order of this account too.", kind="string")
-_PARTY: Final = query("party", "The account: client or provider.", kind="string", required=True)
 
 
 def market_routes(validator: Validator) -> APIRouter:
@@ -42,10 +35,10 @@ def market_routes(validator: Validator) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["ledger"], responses=ERRORS)
     chain = validator.chain
 
-    @router.get("/markets", summary="Markets, in the order of their opening", openapi_extra=described(_LIMIT, _AFTER))
+    @router.get("/markets", summary="Markets, in the order of their opening", openapi_extra=described(LIMIT, AFTER))
     async def listed(request: Request) -> Response:
         """`next` is the market behind which the next page begins; null at the end."""
-        limit, after = _page(request, MARKETS_PAGE)
+        limit, after = page_of(request, MARKETS_PAGE)
         height = chain.applied_height
         read = partial(chain.get, height=height)
         found = await asyncio.to_thread(markets, read, limit, after)
@@ -59,13 +52,6 @@ def market_routes(validator: Validator) -> APIRouter:
         identity, account = hex_bytes(market, 32), request.query_params.get("account")
         party = None if account is None else parse_address(account)
         return answer(request, await asyncio.to_thread(book_view, chain, identity, party))
-
-    @router.get("/agreements", summary="Agreements of an account", openapi_extra=described(_PARTY, _LIMIT, _AFTER))
-    async def agreements(request: Request) -> Response:
-        """Those in which it is client or provider, by their ids; `status` is by this node's clock."""
-        party = parse_address(request.query_params.get("party", ""))
-        limit, after = _page(request, AGREEMENTS_PAGE)
-        return answer(request, await asyncio.to_thread(_agreements, chain, party, limit, after))
 
     return router
 
@@ -143,43 +129,6 @@ def order_view(record: OrderRecord) -> dict[str, Any]:
     }
 
 
-def agreement_view(identity: bytes, record: Agreement, time_ms: int) -> dict[str, Any]:
-    """An agreement and its channel at a time."""
-    return {
-        "agreement": identity.hex(),
-        "status": status_of(record, time_ms).value,
-        "name": record.name,
-        "client": format_address(record.client),
-        "provider": format_address(record.provider),
-        "voucher_key": format_address(record.voucher_key),
-        "unit": record.unit,
-        "unit_price": format_amount(record.unit_price),
-        "unit_price_micro_bloc": record.unit_price,
-        "quality_ppm": record.quality_ppm,
-        "start_ms": record.start_ms,
-        "end_ms": record.end_ms,
-        "claims_until_ms": claims_until_ms(record),
-        "deposited": format_amount(record.deposited),
-        "deposited_micro_bloc": record.deposited,
-        "paid": format_amount(record.paid),
-        "paid_micro_bloc": record.paid,
-        "left": format_amount(record.balance),
-        "matched": record.matched,
-    }
-
-
-def _agreements(chain: ServiceChain, party: bytes, limit: int, after: bytes | None) -> dict[str, Any]:
-    identities = chain.agreements_of(party, limit, after or b"")
-    now_ms = time.time_ns() // 1_000_000
-    views = []
-    for identity in identities:
-        record = decode_record(chain.get(agreement_key(identity)), Agreement)
-        if record is not None:
-            views.append(agreement_view(identity, record, now_ms))
-    following = identities[-1].hex() if len(identities) == limit else None
-    return {"party": format_address(party), "agreements": views, "next": following}
-
-
 def _levels(orders: Sequence[OrderRecord], best: int) -> list[dict[str, Any]]:
     """Orders of one limit together; `best` is 1 if the lowest limit is the best, else -1."""
     units: dict[int, int] = {}
@@ -208,8 +157,3 @@ def _clearing_view(clearing: Clearing | None) -> dict[str, Any] | None:
         "paid": format_amount(clearing.paid),
         "burned": format_amount(clearing.surplus),
     }
-
-
-def _page(request: Request, most: int) -> tuple[int, bytes | None]:
-    after = request.query_params.get("after")
-    return optional_integer(request, "limit", 1, most) or most, None if after is None else hex_bytes(after, 32)

@@ -18,6 +18,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp
 
 from blockcloud import __version__
+from blockcloud.api.agreements import agreement_routes
 from blockcloud.api.connections import LimitedConnection
 from blockcloud.api.contracts import contract_routes
 from blockcloud.api.description import described
@@ -47,7 +48,7 @@ def build_app(validator: Validator, host: str) -> ASGIApp:
     for kind in (BlockCloudError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _on_error)
     ledger = (transaction_routes, query_routes, namespace_routes, state_routes, contract_routes, policy_routes)
-    for routes in (*ledger, market_routes, routing_routes, event_routes):
+    for routes in (*ledger, market_routes, agreement_routes, routing_routes, event_routes):
         app.include_router(routes(validator))
     _add_operations(app, validator)
     candidate = validator.chain.candidate(validator.node_key)

@@ -1,8 +1,10 @@
 """Requests a second through a session that is paid for, against the same without payment: part of `bench vouchers`.
 
-An echo server behind `publish`, one consumer with one request at a time, all in this process. The unit is a KiB, so the
-size of a request says how many of them a voucher pays for: ten, or one. Paid and unpaid rounds take turns; the books
-wait for the disk, as they do in earnest.
+An echo server behind `publish`, one consumer with one request at a time, all in this process. The unit is a KiB; the
+provider gives its usual credit of ten units and asks when one is owed, the consumer pays one unit ahead: so there is a
+voucher for every two units, and the size of a request says how many of them it pays for, ten or one. How many vouchers
+there were is counted. The third kind is what people get: as the first, but paid further ahead. Paid and unpaid rounds
+take turns; the books wait for the disk, as they do in earnest.
 """
 
 from __future__ import annotations
@@ -38,10 +40,11 @@ from blockcloud.service_chain.agreements.vouchers import Channel
 NAME: Final = "echo"
 CHAIN: Final = bytes(32)
 TERMS: Final = Terms("kib", 10, 10)
+UNITS_A_VOUCHER: Final = 2
 DEPOSIT: Final = 10**12
-# Bytes of a request, which come back: both directions of so many requests are a unit.
-PER_TEN: Final = UNIT_BYTES["kib"] // 20
-PER_ONE: Final = UNIT_BYTES["kib"] // 2
+# Bytes of a request, which come back: both directions of so many requests are the units of a voucher.
+PER_TEN: Final = UNITS_A_VOUCHER * UNIT_BYTES["kib"] // 20
+PER_ONE: Final = UNITS_A_VOUCHER * UNIT_BYTES["kib"] // 2
 ROUNDS: Final = 5
 PAID_TEN_RATIO: Final = 0.7
 
@@ -78,18 +81,20 @@ def run(*, requests: int = 3_000) -> dict[str, Any]:
 
 async def _run(requests: int) -> dict[str, Any]:
     report: dict[str, Any] = {}
-    for kind, size in (("per_ten", PER_TEN), ("per_one", PER_ONE)):
+    for kind, size, ahead in (("per_ten", PER_TEN, 1), ("per_one", PER_ONE, 1), ("usual", PER_TEN, None)):
         with tempfile.TemporaryDirectory() as folder:
-            async with _session(None) as unpaid, _session(Path(folder)) as paid:
+            async with _session(None, ahead) as (unpaid, _), _session(Path(folder), ahead) as (paid, wallet):
                 rates: dict[str, list[float]] = {"unpaid": [], "paid": []}
                 for _ in range(ROUNDS):
                     rates["unpaid"].append(await _rate(unpaid, size, requests))
                     rates["paid"].append(await _rate(paid, size, requests))
+                vouchers = sum(purse.vouchers for purse in wallet.purses.values()) if wallet is not None else 0
         ratios = [paid / unpaid for paid, unpaid in zip(rates["paid"], rates["unpaid"], strict=True)]
         report[kind] = {
             "paid_a_second": round(median(rates["paid"])),
             "unpaid_a_second": round(median(rates["unpaid"])),
             "ratio": round(median(ratios), 2),
+            "requests_a_voucher": round(requests * ROUNDS / max(1, vouchers), 1),
         }
     return report
 
@@ -114,7 +119,7 @@ async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @asynccontextmanager
-async def _session(folder: Path | None) -> AsyncIterator[Session]:
+async def _session(folder: Path | None, ahead: int | None) -> AsyncIterator[tuple[Session, Wallet | None]]:
     """A session with a published echo server; one that is paid for if there is a folder for the books."""
     async with AsyncExitStack() as stack:
         server = await asyncio.start_server(_echo, "127.0.0.1", 0)
@@ -133,11 +138,12 @@ async def _session(folder: Path | None) -> AsyncIterator[Session]:
         endpoint = await stack.enter_async_context(ServiceEndpoint(SigningKey.generate()))
         session = await Connector(endpoint, place).connect(NAME)
         stack.push_async_callback(session.close)
+        wallet: Wallet | None = None
         if folder is not None:
-            wallet = Wallet(place, VoucherBook(folder / "wallet"), DEPOSIT)
+            wallet = Wallet(place, VoucherBook(folder / "wallet"), DEPOSIT, ahead_units=ahead)
             stack.push_async_callback(wallet.close)
             wallet.pays_for(session)
-        yield session
+        yield session, wallet
 
 
 async def _stopped(task: asyncio.Task[None]) -> None:

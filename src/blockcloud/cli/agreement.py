@@ -18,7 +18,6 @@ from blockcloud.routing.posted_price import parse_price
 
 if TYPE_CHECKING:
     from blockcloud.sdk import AsyncClient
-    from blockcloud.sdk.agreements import Offering
     from blockcloud.service_chain.operations import Operation
 
 offers = command_group("What is sold under a name, at which price, and the bond that stands for it.")
@@ -94,30 +93,11 @@ def show_offer(name: Name) -> None:
 
 
 async def _offer(client: AsyncClient, name: str, height: int = 0) -> dict[str, Any]:
+    from blockcloud.api.agreements import offer_view
     from blockcloud.sdk import agreements as sdk
 
-    return _offer_view(await sdk.offering(client, name, at_least_height=height))
-
-
-def _offer_view(offered: Offering) -> dict[str, Any]:
-    from blockcloud.primitives.addresses import format_address
-
-    record = offered.record
-    offer = record.offer if record is not None else None
-    return {
-        "name": offered.name,
-        "provider": format_address(offered.provider),
-        "price": None if offer is None else f"{format_amount(offer.unit_price)}/{offer.unit}",
-        "unit_price_micro_bloc": None if offer is None else offer.unit_price,
-        "unit": None if offer is None else offer.unit,
-        "quality_ppm": None if offer is None else offer.quality_ppm,
-        "longest_ms": None if offer is None else offer.longest_ms,
-        "sleep_ms": None if offer is None else offer.sleep_ms,
-        "bond": format_amount(record.bond) if record is not None else "0",
-        "agreements": record.live if record is not None else 0,
-        "bond_held_until_ms": record.held_until_ms if record is not None else 0,
-        "verified": True,
-    }
+    offered = await sdk.offering(client, name, at_least_height=height)
+    return {**offer_view(offered.name, offered.provider, offered.record), "verified": True}
 
 
 # Agreements
@@ -286,7 +266,7 @@ def _identity(text: str) -> bytes:
 
 
 async def _agreement(client: AsyncClient, identity: bytes, height: int = 0) -> dict[str, Any]:
-    from blockcloud.api.markets import agreement_view
+    from blockcloud.api.agreements import agreement_view
     from blockcloud.sdk import agreements as sdk
 
     record = await sdk.agreement(client, identity, at_least_height=height)

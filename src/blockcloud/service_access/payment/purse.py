@@ -65,8 +65,18 @@ class Buyer(Protocol):
 class Purse:
     """What is paid to one instance. `spent` micro-BLOC were promised so far."""
 
-    def __init__(self, name: str, opened: Opened, terms: Terms, book: VoucherBook, writer: ThreadPoolExecutor) -> None:
+    def __init__(
+        self,
+        name: str,
+        opened: Opened,
+        terms: Terms,
+        book: VoucherBook,
+        writer: ThreadPoolExecutor,
+        ahead_units: int | None = None,
+    ) -> None:
         self.name, self.opened, self.terms = name, opened, terms
+        share = opened.channel.deposited // AHEAD_SHARE // terms.unit_price
+        self._ahead_most = max(AHEAD_UNITS, share) if ahead_units is None else ahead_units
         self.sessions: set[Session] = set()
         self._payer = Payer(opened.channel, opened.key, book.given(opened.channel.agreement))
         self._book, self._writer = book, writer
@@ -81,6 +91,11 @@ class Purse:
     def spent(self) -> int:
         """Micro-BLOC promised in all."""
         return self._payer.paid
+
+    @property
+    def vouchers(self) -> int:
+        """How many were given."""
+        return self._payer.last.sequence if self._payer.last is not None else 0
 
     @property
     def used_units(self) -> int:
@@ -103,8 +118,7 @@ class Purse:
             loop = asyncio.get_running_loop()
             soon = loop.time() - self._paid_at < SOON_SECONDS
             price = self.terms.unit_price
-            most = max(AHEAD_UNITS, self.opened.channel.deposited // AHEAD_SHARE // price)
-            self._ahead_units = min(self._ahead_units * 2, most) if soon else 1
+            self._ahead_units = min(self._ahead_units * 2, self._ahead_most) if soon else 1
             used = self.used_units
             wanted = used * price
             if wanted > self.opened.channel.deposited:
@@ -123,11 +137,19 @@ class Purse:
 
 
 class Wallet:
-    """Pays for the sessions of this process, `budget` micro-BLOC in all. `failed` is told why a session is not paid."""
+    """Pays for the sessions of this process, `budget` micro-BLOC in all. `failed` is told why a session is not paid.
+    `ahead_units` are paid ahead at most; None: ten, or two thousandths of the deposit."""
 
     def __init__(
-        self, buyer: Buyer, book: VoucherBook, budget: int, failed: Callable[[BlockCloudError], object] | None = None
+        self,
+        buyer: Buyer,
+        book: VoucherBook,
+        budget: int,
+        failed: Callable[[BlockCloudError], object] | None = None,
+        *,
+        ahead_units: int | None = None,
     ) -> None:
+        self._ahead_units = ahead_units
         self.purses: dict[tuple[str, bytes], Purse] = {}
         self.budget = budget
         self._buyer, self._book, self._failed = buyer, book, failed
@@ -219,7 +241,9 @@ class Wallet:
                     raise TermsDiffer(unit=terms.unit)
                 limit = self.budget - self.spent
                 opened = await self._buyer.open(session.name, session.peer_key, terms, limit)
-                purse = self.purses[place] = Purse(session.name, opened, terms, self._book, self._writer)
+                purse = self.purses[place] = Purse(
+                    session.name, opened, terms, self._book, self._writer, self._ahead_units
+                )
             elif (terms.unit, terms.unit_price) != (purse.terms.unit, purse.terms.unit_price):
                 raise TermsDiffer(unit=terms.unit, unit_price=terms.unit_price)
         purse.sessions.add(session)

@@ -68,9 +68,8 @@ class Account:
 
     @property
     def is_low(self) -> bool:
-        """It is time to ask for money: half of the credit is used."""
-        owed = self.payee.standing.served_units * self.payee.channel.unit_price - self.payee.promised
-        return owed * 2 >= self.payee.credit
+        """It is time to ask for money: a unit is owed. The rest of the credit lasts while the voucher travels."""
+        return self.payee.standing.served_units * self.payee.channel.unit_price > self.payee.promised
 
     def count(self, passed: int) -> None:
         """So many bytes pass. Those that came from the peer unasked may be more than affordable: they are owed."""

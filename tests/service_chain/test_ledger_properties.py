@@ -82,7 +82,7 @@ def test_restarts_change_nothing(seed: int, restarts: set[int]) -> None:
 def test_random_histories_reach_most_reasons() -> None:
     """The properties above are worth something only if their histories get somewhere."""
     seen: Counter[str] = Counter()
-    for seed in range(24):
+    for seed in range(48):
         ledger = Ledger()
         history = RandomHistory(ledger, random.Random(seed))
         for _ in range(30):

@@ -130,9 +130,10 @@ class TcpSide(asyncio.Protocol):
         if self._meter is None:
             accepted = session.write_now(data)
         else:
-            affordable = self._meter.affordable(len(data))
+            affordable = min(self._meter.affordable(len(data)), session.core.room)
+            if affordable:
+                self._meter.count(affordable)  # what it has to say goes with the data
             accepted = session.write_now(memoryview(data)[:affordable]) if affordable else 0
-            self._meter.count(accepted)
         if accepted < len(data):
             self._pause()
             rest = memoryview(data)[accepted:]

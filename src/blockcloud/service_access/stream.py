@@ -22,6 +22,7 @@ from blockcloud.service_access.small_messages import frame_small, receive_small
 READ_BYTES: Final = 256 * 1024
 SEND_BATCH_BYTES: Final = 256 * 1024
 JOINED_BYTES: Final = 16 * 1024  # one TLS record
+PAYMENT_SECONDS: Final = 0.001
 
 # Looking a member of an Enum up costs as much as all else that is done for a small message.
 _ATTACHED: Final = State.ATTACHED
@@ -245,11 +246,14 @@ class Session:
                 self._datagram_reader = None
         return datagram
 
-    def send_payment(self, message: bytes) -> bool:
+    def send_payment(self, message: bytes, *, urgent: bool = True) -> bool:
         """Send a message about payment (at most 1,024 bytes) beside the stream; False if no link takes it now. A link
-        that breaks loses it."""
+        that breaks loses it. One that is not urgent goes with the next data, if some comes within a millisecond."""
         queued = self.core.pay(message)
-        self._pump()
+        if urgent:
+            self._pump()
+        elif queued:
+            self._loop.call_later(PAYMENT_SECONDS, self._pump)
         return queued
 
     def set_payments(self, receiver: Callable[[bytes], object]) -> None:

@@ -217,7 +217,7 @@ class Wallet:
                 case Due():
                     purse = self.purses.get((session.name, session.peer_key))
                     if purse is not None:
-                        await self._pay(session, purse)
+                        await self._pay(session, purse, urgent=False)
                 case Taken():
                     return
                 case Refused(code=code, reason=reason):
@@ -252,10 +252,10 @@ class Wallet:
         self._say(session, message)
         await self._pay(session, purse)
 
-    async def _pay(self, session: Session, purse: Purse) -> None:
+    async def _pay(self, session: Session, purse: Purse, *, urgent: bool = True) -> None:
         signed = await purse.voucher()
         if signed is not None:
-            self._say(session, Pay(signed))
+            self._say(session, Pay(signed), urgent=urgent)
 
-    def _say(self, session: Session, message: Message) -> None:
-        session.send_payment(codec.encode(message))
+    def _say(self, session: Session, message: Message, *, urgent: bool = True) -> None:
+        session.send_payment(codec.encode(message), urgent=urgent)

@@ -206,7 +206,7 @@ class Meter:
         account.count(passed)
         if account.is_low and not self._asked:
             self._asked = True
-            self._say(Due(account.payee.standing.served_units))
+            self._say(Due(account.payee.standing.served_units), urgent=False)
 
     def brought(self, piece: bytes | memoryview) -> None:
         """The consumer has sent a piece: it passes, and if nothing more is affordable, the next waits."""
@@ -282,7 +282,7 @@ class Meter:
             if best is None or best.voucher.amount < message.voucher.voucher.amount:
                 raise
         payee = self._account.payee
-        self._say(Taken(payee.promised, payee.standing.served_units))
+        self._say(Taken(payee.promised, payee.standing.served_units), urgent=False)
 
     def _received(self, data: bytes) -> None:
         try:
@@ -293,5 +293,5 @@ class Meter:
         if isinstance(message, Attach | Pay) and not self._work.full():
             self._work.put_nowait(message)  # more than a few at a time are not read: the newest will come again
 
-    def _say(self, message: Message) -> None:
-        self._session.send_payment(codec.encode(message))
+    def _say(self, message: Message, *, urgent: bool = True) -> None:
+        self._session.send_payment(codec.encode(message), urgent=urgent)

@@ -20,6 +20,8 @@ from blockcloud.service_chain.agreements.keys import agreement_key, provider_key
 from blockcloud.service_chain.agreements.records import Agreement, ProviderRecord
 from blockcloud.service_chain.agreements.rules import claims_until_ms, status_of
 from blockcloud.service_chain.machine import ServiceChain
+from blockcloud.service_chain.proof_of_service.keys import service_key, standing_key
+from blockcloud.service_chain.proof_of_service.records import NO_ERA, ServiceRecord, StandingRecord
 from blockcloud.service_chain.records import decode_record
 
 AGREEMENTS_PAGE: Final = 200
@@ -55,8 +57,11 @@ def agreement_routes(validator: Validator) -> APIRouter:
         record = chain.name(name)
         if record is None:
             raise NotFound("no such name was registered", name=name)
-        standing = decode_record(chain.get(provider_key(record.owner, name)), ProviderRecord)
-        return answer(request, offer_view(name, record.owner, standing))
+        offered = decode_record(chain.get(provider_key(record.owner, name)), ProviderRecord)
+        service = decode_record(chain.get(service_key(name)), ServiceRecord)
+        standing = decode_record(chain.get(standing_key(record.owner)), StandingRecord)
+        quality = quality_view(record.owner, service, standing, chain.plan.era)
+        return answer(request, {**offer_view(name, record.owner, offered), **quality})
 
     return router
 
@@ -101,6 +106,26 @@ def offer_view(name: str, provider: bytes, record: ProviderRecord | None) -> dic
         "bond": format_amount(record.bond) if record is not None else "0",
         "agreements": record.live if record is not None else 0,
         "bond_held_until_ms": record.held_until_ms if record is not None else 0,
+    }
+
+
+def quality_view(
+    provider: bytes, service: ServiceRecord | None, standing: StandingRecord | None, era: int
+) -> dict[str, Any]:
+    """What proof of service has found of what `provider` delivers: the medians of the last verdict, null if there was
+    none; whether it stands accused; "good", "quarantined" or "banned" for convictions of before."""
+    known = service if service is not None and service.provider == provider else None
+    judged = known if known is not None and known.verdict_era != NO_ERA else None
+    stands = "good"
+    if standing is not None and (standing.banned or era <= standing.quarantine_era):
+        stands = "banned" if standing.banned else "quarantined"
+    return {
+        "verdict_era": None if judged is None else judged.verdict_era,
+        "failed_ppm": None if judged is None else judged.failed_ppm,
+        "latency_ms": None if judged is None else judged.latency_ms,
+        "throughput_kbps": None if judged is None else judged.throughput_kbps,
+        "accused": known is not None and bool(known.case),
+        "standing": stands,
     }
 
 

@@ -88,16 +88,18 @@ def withdraw(name: Name) -> None:
 
 @offers.command("show")
 def show_offer(name: Name) -> None:
-    """What is offered under a name, proven."""
+    """What is offered under a name, and what proof of service has found of it; proven."""
     _run(lambda client: _offer(client, name))
 
 
 async def _offer(client: AsyncClient, name: str, height: int = 0) -> dict[str, Any]:
-    from blockcloud.api.agreements import offer_view
+    from blockcloud.api.agreements import offer_view, quality_view
     from blockcloud.sdk import agreements as sdk
 
     offered = await sdk.offering(client, name, at_least_height=height)
-    return {**offer_view(offered.name, offered.provider, offered.record), "verified": True}
+    service, standing = await sdk.quality(client, offered)
+    found = quality_view(offered.provider, service, standing, client.light_client.era)
+    return {**offer_view(offered.name, offered.provider, offered.record), **found, "verified": True}
 
 
 # Agreements

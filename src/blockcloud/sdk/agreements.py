@@ -39,6 +39,8 @@ from blockcloud.service_chain.agreements.rejections import (
 from blockcloud.service_chain.agreements.rules import AgreementStatus, status_of
 from blockcloud.service_chain.agreements.vouchers import Channel, Payer, SignedVoucher, Voucher
 from blockcloud.service_chain.operations import Transfer
+from blockcloud.service_chain.proof_of_service.keys import service_key, standing_key
+from blockcloud.service_chain.proof_of_service.records import ServiceRecord, StandingRecord
 from blockcloud.service_chain.receipts import Receipt
 from blockcloud.service_chain.records import decode_record
 
@@ -90,6 +92,13 @@ async def offering(client: AsyncClient, name: str, *, at_least_height: int = 0) 
         raise UnknownName(name=name)
     proof = await client.proven(provider_key(record.owner, name), at_least_height=at_least_height)
     return Offering(name, record.owner, decode_record(proof.value, ProviderRecord))
+
+
+async def quality(client: AsyncClient, offered: Offering) -> tuple[ServiceRecord | None, StandingRecord | None]:
+    """What proof of service has found of what is offered, and of who offers it; both proven."""
+    service = await client.proven(service_key(offered.name))
+    standing = await client.proven(standing_key(offered.provider))
+    return decode_record(service.value, ServiceRecord), decode_record(standing.value, StandingRecord)
 
 
 async def agreement(client: AsyncClient, identity: bytes, *, at_least_height: int = 0) -> Agreement:

@@ -37,6 +37,7 @@ INPUTS = int(os.environ.get("BLOCKCLOUD_FUZZ_INPUTS", "50000"))
 SHORT_INPUTS = 4_000
 COMMITS_BEFORE = 60  # of a random history, so that there is something to break
 COMMIT_INPUTS = 40
+LEAST_DRAWS, DRAWS = 4_000, 40_000
 SAMPLES = 12  # of each kind of operation
 TREE_TRIES = 8
 
@@ -152,7 +153,12 @@ class World:
     def _samples(self) -> dict[type[Operation], list[Operation]]:
         """Operations of each kind, as the history draws them."""
         samples: dict[type[Operation], list[Operation]] = {kind: [] for kind in OPERATIONS}
-        for _ in range(4_000):
+        for number in range(DRAWS):
+            if number >= LEAST_DRAWS:
+                if all(samples.values()):
+                    break
+                if number % 100 == 0:
+                    self.history.step()  # some kinds are drawn only of a ledger in which names have owners
             operation = self.history.operation(self.user().public)
             if len(samples[type(operation)]) < SAMPLES:
                 samples[type(operation)].append(operation)

@@ -50,7 +50,9 @@ def post(
     quality: Annotated[
         int, typer.Option("--quality", min=0, max=1_000_000, help="Parts per million that are served well.")
     ] = 990_000,
-    sleep: Annotated[float, typer.Option("--sleep", min=0, help="Seconds for which you may be out of reach.")] = 0,
+    sleep: Annotated[
+        float, typer.Option("--sleep", min=0, help="Seconds for which you may not see that a client closes.")
+    ] = 10,
 ) -> None:
     """Offer what a name of yours delivers, or change the offer. A breach of the quality is paid from the bond."""
     from blockcloud.sdk import agreements as sdk

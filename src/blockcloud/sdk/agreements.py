@@ -49,7 +49,6 @@ VOUCHER_KEY: Final = "voucher.pem"
 TILL_PREFIX: Final = "till-"
 WALLET_PREFIX: Final = "wallet-"
 BOOK_SUFFIX: Final = ".sqlite"
-CREDIT_UNITS: Final = 10
 LONGEST_MS: Final = 3_600_000  # of an agreement that a session opens by itself
 AGREEMENT_AGE_SECONDS: Final = 5  # of the proof that an agreement lasts
 FIND_SECONDS: Final = 15.0
@@ -125,7 +124,7 @@ async def post_offer(
     bond: int,
     longest_ms: int = LONGEST_MS,
     quality_ppm: int = 990_000,
-    sleep_ms: int = 0,
+    sleep_ms: int = 10_000,
 ) -> Receipt:
     """Offer what `name` delivers for `unit_price` micro-BLOC a `unit`, with `bond` micro-BLOC more behind it. Raises as
     `submit_all`."""

@@ -44,6 +44,8 @@ from blockcloud.service_chain.agreements.vouchers import Channel, Payer, SignedV
 
 CREDIT_UNITS: Final = 10
 CLAIM_SECONDS: Final = 60.0  # between two claims of a till that runs
+# A client that closes leaves a provider its declared sleep and finality for a claim: that must not be missed.
+WATCH_SECONDS: Final = 1.0
 WALLET_KEY: Final = "wallet.pem"  # not the one that signs by hand: two books must not sign for one channel
 
 
@@ -118,12 +120,16 @@ async def open_till(
     terms = await terms_of(client, name, by_request)
     book = VoucherBook(payments_folder(home) / f"{TILL_PREFIX}{name}{BOOK_SUFFIX}")
     till = Till(terms, instance, client.genesis.chain_id(), book, finder(client, name))
-    claiming = asyncio.create_task(_claim_now_and_then(client, key, till))
+    keeping = [
+        asyncio.create_task(_claim_now_and_then(client, key, till)),
+        asyncio.create_task(_watch(client, key, till)),
+    ]
     try:
         yield till
     finally:
-        claiming.cancel()
-        await asyncio.gather(claiming, return_exceptions=True)
+        for task in keeping:
+            task.cancel()
+        await asyncio.gather(*keeping, return_exceptions=True)
         try:
             await claim_all(client, key, till)
         except BlockCloudError as error:  # the book has it: `agreement claim` does it later
@@ -139,6 +145,21 @@ async def _claim_now_and_then(client: AsyncClient, key: SigningKey, till: Till) 
             await claim_all(client, key, till)
         except BlockCloudError as error:
             log.warning("vouchers_not_claimed", code=error.code, reason=str(error))
+
+
+async def _watch(client: AsyncClient, key: SigningKey, till: Till) -> None:
+    """See agreements that end, as soon as a node does: claim what they promise, and serve nobody for them any more."""
+    while True:
+        await asyncio.sleep(WATCH_SECONDS)
+        for identity in tuple(till.accounts):
+            try:
+                view = await client.transport.json(f"/v1/agreements/{identity.hex()}")
+                if view.get("status") == AgreementStatus.OPEN.value:
+                    continue
+                till.end(identity)
+                await claim_all(client, key, till)
+            except BlockCloudError as error:  # tried again a second later, and by the next claim
+                log.warning("agreement_not_watched", agreement=identity.hex()[:16], code=error.code)
 
 
 @asynccontextmanager

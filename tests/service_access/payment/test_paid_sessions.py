@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from blockcloud.primitives import codec
 from blockcloud.service_access.connector import Connector
@@ -189,6 +190,26 @@ async def test_an_agreement_is_for_its_session_and_its_instance(world: World, pa
     assert refusal(await made.answer(unknown)) == "wrong_agreement"
     assert refusal(await other.answer(Pay(payer.pay(500)))) == "unbound_agreement"
     assert await made.answer(message, Pay(payer.pay(500))) == Taken(1_000, 0)
+
+
+async def test_an_agreement_about_another_unit_is_none(world: World, paid: Paid) -> None:
+    made = await consumer(world, paid)
+    message, _ = await made.opened()
+    paid.ledger.agreements[message.agreement] = replace(paid.ledger.agreements[message.agreement], unit="gib")
+    assert refusal(await made.answer(message)) == "wrong_agreement"
+    assert not paid.till.accounts
+
+
+async def test_nobody_is_served_for_an_agreement_that_ends(world: World, paid: Paid) -> None:
+    made = await consumer(world, paid)
+    message, payer = await made.opened()
+    signed = payer.pay(5 * PRICE)
+    assert await made.answer(message, Pay(signed)) == Taken(5 * PRICE, 0)
+    paid.till.end(message.agreement)
+    with pytest.raises(SessionEnded) as caught:
+        await bounded(made.session.read())
+    assert caught.value.values["reset_code"] == "wrong_agreement"
+    assert paid.till.unclaimed() == [(message.agreement, signed)], "what was promised can still be claimed"
 
 
 async def test_bad_vouchers_are_refused_and_change_nothing(world: World, paid: Paid) -> None:

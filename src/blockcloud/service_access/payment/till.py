@@ -19,7 +19,7 @@ from blockcloud.primitives import codec
 from blockcloud.primitives.errors import BlockCloudError, Busy, PeerFault
 from blockcloud.service_access.errors import SessionEnded
 from blockcloud.service_access.payment.book import VoucherBook
-from blockcloud.service_access.payment.errors import NotPaid, UnboundAgreement
+from blockcloud.service_access.payment.errors import NotPaid, UnboundAgreement, WrongAgreement
 from blockcloud.service_access.payment.messages import (
     UNIT_BYTES,
     Attach,
@@ -122,6 +122,12 @@ class Till:
             self.accounts.pop(agreement, None)
         return max(0, amount - before)
 
+    def end(self, agreement: bytes) -> None:
+        """The agreement ends on the ledger: nobody is served for it any more."""
+        account = self.accounts.pop(agreement, None)
+        for meter in tuple(account.meters) if account is not None else ():
+            meter.end()
+
     async def attach(self, message: Attach, session_id: bytes) -> Account:
         """The account of the agreement that is to pay for a session. Raises BadSignature, and as `account`."""
         account = await self.account(message.agreement, message.height, message.nonce)
@@ -131,12 +137,15 @@ class Till:
     async def account(self, agreement: bytes, height: int, nonce: bytes) -> Account:
         """The account of an agreement, which the ledger has at `height` and which is meant for this instance.
 
-        Raises UnboundAgreement, Busy, and why the ledger does not say so.
+        Raises UnboundAgreement, WrongAgreement, Busy, and why the ledger does not say so.
         """
         known = self.accounts.get(agreement)
         record = known.record if known is not None else await self._find(agreement, height)
         if agreement_id(record.client, salt_for(self._instance, nonce), height) != agreement:
             raise UnboundAgreement(agreement=agreement.hex()[:16])
+        if record.unit != self.terms.unit:
+            # Its price stands for as long as it lasts, but not for another unit.
+            raise WrongAgreement("the agreement is about another unit", unit=record.unit, asked=self.terms.unit)
         account = self.accounts.get(agreement)  # another session may have been quicker
         if account is None:
             if len(self.accounts) >= ACCOUNTS:
@@ -235,6 +244,11 @@ class Meter:
         self._asked = False
         self._paid.set()
         self._session.resume_reading()
+
+    def end(self) -> None:
+        """What pays for the session has ended."""
+        error = WrongAgreement("the agreement ends")
+        self._session.abort(error.code, error.message)
 
     async def run(self) -> None:
         """Take what the payer says, one after the other, until cancelled."""

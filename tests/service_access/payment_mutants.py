@@ -54,9 +54,9 @@ PAYMENT = [
     Mutant(
         "any price is paid",
         PURSE,
-        "                opened = await self._buyer.open(session.name, session.peer_key, terms, limit)\n",
+        "                opened = await self._buyer.open(session.name, session.peer_key, terms, self.left)\n",
         "                cheap = Terms(terms.unit, 1, terms.credit_units)\n"
-        "                opened = await self._buyer.open(session.name, session.peer_key, cheap, limit)\n",
+        "                opened = await self._buyer.open(session.name, session.peer_key, cheap, self.left)\n",
         SESSIONS,
     ),
     Mutant(

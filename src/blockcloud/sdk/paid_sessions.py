@@ -280,9 +280,11 @@ async def open_purses(
             found = purses.get((name, asked.instance))
             if asked.name != name:
                 raise TermsDiffer("the provider asks for payment under another name", name=asked.name[:100])
+            left = budget - sum(each.spent for each in purses.values())
+            if asked.terms.unit_price > left:
+                raise BudgetSpent(spent=budget - left, budget=budget)
             if found is None:
-                spent = sum(each.spent for each in purses.values())
-                opened = await buyer.open(name, asked.instance, asked.terms, budget - spent)
+                opened = await buyer.open(name, asked.instance, asked.terms, left)
                 found = purses[name, asked.instance] = RequestPurse(opened, book)
             if found.opened.channel.unit_price != asked.terms.unit_price:
                 raise TermsDiffer(name=name, unit_price=asked.terms.unit_price)

@@ -269,6 +269,29 @@ async def test_a_provider_that_asks_and_serves_nothing_gets_little(world: World,
     assert max(vouchers) == wallet.spent == max(CREDIT * PRICE, BUDGET // AHEAD_SHARE)
 
 
+async def test_all_instances_share_one_budget(world: World, tmp_path: Path) -> None:
+    ledger, budget = Ledger(), (CREDIT + 2) * PRICE
+    wallet = Wallet(ledger, VoucherBook(tmp_path / "wallet.sqlite"), budget)
+    world.stack.push_async_callback(wallet.close)
+    providers: list[Session] = []
+    for name in ("one.acme", "other.acme"):
+        listener = await world.listener(name=name)
+        consumer = await Connector(await world.endpoint(), world.registry).connect(name)
+        wallet.pays_for(consumer)
+        providers.append(await bounded(listener.accept()))
+        providers[-1].send_payment(codec.encode(TERMS))
+        await until(lambda: wallet.spent == len(providers) * PRICE)
+    assert sum(purse.opened.channel.deposited for purse in wallet.purses.values()) > budget
+    for provider in providers:
+
+        def ask_again(data: bytes, provider: Session = provider) -> None:
+            provider.send_payment(codec.encode(Due(1)))
+
+        provider.set_payments(ask_again)
+    await until(lambda: all(provider.error is not None for provider in providers))
+    assert wallet.spent == budget
+
+
 async def test_a_provider_that_starts_again_goes_on_from_its_book(world: World, server: int, tmp_path: Path) -> None:
     paid = await paid_service(world, tmp_path, server)
     made = await consumer(world, paid)

@@ -72,8 +72,11 @@ class Purse:
         terms: Terms,
         book: VoucherBook,
         writer: ThreadPoolExecutor,
+        left: Callable[[], int],
         ahead_units: int | None = None,
     ) -> None:
+        """`left` of the budget is what all purses together may still promise."""
+        self._left = left
         self.name, self.opened, self.terms = name, opened, terms
         share = opened.channel.deposited // AHEAD_SHARE // terms.unit_price
         self._ahead_most = max(AHEAD_UNITS, share) if ahead_units is None else ahead_units
@@ -121,13 +124,14 @@ class Purse:
             self._ahead_units = min(self._ahead_units * 2, self._ahead_most) if soon else 1
             used = self.used_units
             wanted = used * price
-            if wanted > self.opened.channel.deposited:
-                raise BudgetSpent(spent=self.spent, budget=self.opened.channel.deposited)
+            most = min(self.opened.channel.deposited, self.spent + self._left())
+            if wanted > most:
+                raise BudgetSpent(spent=self.spent, budget=most)
             if ahead:
-                wanted = min(wanted + self._ahead_units * price, self.opened.channel.deposited)
+                wanted = min(wanted + self._ahead_units * price, most)
             if wanted <= self.spent:
-                if ahead and self._newest is not None and self.spent + price > self.opened.channel.deposited:
-                    raise BudgetSpent(spent=self.spent, budget=self.opened.channel.deposited)
+                if ahead and self._newest is not None and self.spent + price > most:
+                    raise BudgetSpent(spent=self.spent, budget=most)
                 return self._newest
             last = self._payer.last
             signed = self._payer.pay(wanted - self.spent, max(0, used - (last.units if last is not None else 0)))
@@ -169,6 +173,11 @@ class Wallet:
     def spent(self) -> int:
         """Micro-BLOC promised in all."""
         return sum(purse.spent for purse in self.purses.values())
+
+    @property
+    def left(self) -> int:
+        """Micro-BLOC that may still be promised. Deposits may be more: what is not promised of them comes back."""
+        return self.budget - self.spent
 
     def pays_for(self, session: Session) -> None:
         """From now on the wallet pays for `session`, if its provider asks for money."""
@@ -239,10 +248,9 @@ class Wallet:
             if purse is None:
                 if terms.unit not in UNIT_BYTES or terms.unit_price < 1:
                     raise TermsDiffer(unit=terms.unit)
-                limit = self.budget - self.spent
-                opened = await self._buyer.open(session.name, session.peer_key, terms, limit)
+                opened = await self._buyer.open(session.name, session.peer_key, terms, self.left)
                 purse = self.purses[place] = Purse(
-                    session.name, opened, terms, self._book, self._writer, self._ahead_units
+                    session.name, opened, terms, self._book, self._writer, lambda: self.left, self._ahead_units
                 )
             elif (terms.unit, terms.unit_price) != (purse.terms.unit, purse.terms.unit_price):
                 raise TermsDiffer(unit=terms.unit, unit_price=terms.unit_price)

@@ -15,10 +15,14 @@ from blockcloud.api.connections import LimitedConnection
 from blockcloud.api.server import ApiServer, build_app
 from blockcloud.node.validator import Validator
 from blockcloud.primitives import codec
-from tests.node.cluster import Cluster, cluster
+from blockcloud.primitives.keys import SigningKey
+from blockcloud.service_chain.operations import Operation
+from blockcloud.service_chain.transaction import TransactionBody, sign_transaction
+from tests.node.cluster import Cluster, cluster, until
 
 MSGPACK = {"Accept": "application/msgpack"}
 PROBLEM = "application/problem+json"
+ATTEMPTS = 20  # to get both forms of an answer without a commit in between
 
 
 @dataclass
@@ -46,6 +50,17 @@ class Api:
         assert [item["status"] for item in items] == ["committed"] * len(payloads), items
         return [item["receipt"] for item in items]
 
+    async def sent(self, user: SigningKey, *operations: Operation) -> int:
+        """Execute a transaction of `user`, which must succeed; the height, once its effect can be seen."""
+        chain = self.validator.chain
+        account = chain.account(user.public)
+        assert account is not None
+        body = TransactionBody(chain.chain_id, user.public, 0, account.sequence, 10**6, 10**6, operations)
+        (receipt,) = await self.committed(sign_transaction(body, user))
+        assert receipt["code"] == "ok", receipt
+        await until(lambda: chain.applied_height >= receipt["height"])
+        return int(receipt["height"])
+
     async def both(self, path: str, **query: str) -> Any:
         """The answer's content, which JSON and msgpack must agree on: where a commit came in between, asked again."""
         for _ in range(ATTEMPTS):
@@ -58,9 +73,6 @@ class Api:
                 break
         assert as_json.json() == msgspec.msgpack.decode(as_msgpack.content)
         return as_json.json()
-
-
-ATTEMPTS = 20
 
 
 @asynccontextmanager

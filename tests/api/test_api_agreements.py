@@ -6,12 +6,10 @@ import pytest
 
 from blockcloud.api.agreements import quality_view
 from blockcloud.primitives.addresses import format_address
-from blockcloud.primitives.keys import SigningKey
 from blockcloud.service_chain.agreements.keys import agreement_id
 from blockcloud.service_chain.agreements.operations import OpenAgreement, PostOffer
-from blockcloud.service_chain.operations import Operation, Preorder, Register, name_commitment
+from blockcloud.service_chain.operations import Preorder, Register, name_commitment
 from blockcloud.service_chain.proof_of_service.records import ServiceRecord, StandingRecord
-from blockcloud.service_chain.transaction import TransactionBody, sign_transaction
 from tests.api.api_world import Api
 from tests.node.cluster import USERS, until
 
@@ -19,28 +17,16 @@ PROVIDER, CLIENT = USERS[4], USERS[3]
 NAME, SALT = "sold", bytes(32)
 
 
-async def sent(api: Api, user: SigningKey, *operations: Operation) -> int:
-    """The height at which they were executed."""
-    chain = api.validator.chain
-    account = chain.account(user.public)
-    assert account is not None
-    body = TransactionBody(chain.chain_id, user.public, 0, account.sequence, 10**6, 10**6, operations)
-    (receipt,) = await api.committed(sign_transaction(body, user))
-    assert receipt["code"] == "ok", receipt
-    await until(lambda: chain.applied_height >= receipt["height"])
-    return int(receipt["height"])
-
-
 @pytest.mark.asyncio(loop_scope="session")
 async def test_an_offer_and_an_agreement_are_shown(api: Api) -> None:
     chain = api.validator.chain
-    opens = await sent(api, PROVIDER, Preorder(name_commitment(NAME, SALT, PROVIDER.public)))
+    opens = await api.sent(PROVIDER, Preorder(name_commitment(NAME, SALT, PROVIDER.public)))
     await until(lambda: chain.applied_height + 1 >= opens + chain.genesis.naming.preorder_min)
-    await sent(api, PROVIDER, Register(NAME, SALT, b"", (), 10**9))
+    await api.sent(PROVIDER, Register(NAME, SALT, b"", (), 10**9))
     offer = await api.both(f"/v1/names/{NAME}/offer")
     assert (offer["price"], offer["bond"]) == (None, "0")
     bond = chain.genesis.agreements.bond_min
-    await sent(api, PROVIDER, PostOffer(NAME, "kib", 100, 60_000, 990_000, 0, bond))
+    await api.sent(PROVIDER, PostOffer(NAME, "kib", 100, 60_000, 990_000, 0, bond))
     offer = await api.both(f"/v1/names/{NAME}/offer")
     assert (offer["price"], offer["provider"], offer["agreements"]) == (
         "0.0001/kib",
@@ -49,7 +35,7 @@ async def test_an_offer_and_an_agreement_are_shown(api: Api) -> None:
     )
     deposit = 1_000_000
     opening = OpenAgreement(NAME, PROVIDER.public, SALT, CLIENT.public, deposit, 100, 0, 60_000)
-    height = await sent(api, CLIENT, opening)
+    height = await api.sent(CLIENT, opening)
     identity = agreement_id(CLIENT.public, SALT, height).hex()
     shown = await api.both(f"/v1/agreements/{identity}")
     assert (shown["agreement"], shown["status"], shown["name"], shown["left"]) == (identity, "open", NAME, "1")

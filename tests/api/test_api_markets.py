@@ -7,13 +7,10 @@ from typing import Any
 import pytest
 
 from blockcloud.primitives.addresses import format_address
-from blockcloud.primitives.keys import SigningKey
 from blockcloud.service_chain.market.keys import market_id
 from blockcloud.service_chain.market.operations import Bid, MarketKey, MarketMechanism, OpenMarket
-from blockcloud.service_chain.operations import Operation
-from blockcloud.service_chain.transaction import TransactionBody, sign_transaction
 from tests.api.api_world import Api, check_problem
-from tests.node.cluster import USERS, until
+from tests.node.cluster import USERS
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -24,20 +21,10 @@ def key(service_class: str) -> MarketKey:
     return MarketKey(service_class, "request", "u0", 50, 990_000, 0, 60_000, MarketMechanism.RATCHET, 1_000)
 
 
-async def sent(api: Api, user: SigningKey, *operations: Operation) -> None:
-    chain = api.validator.chain
-    account = chain.account(user.public)
-    assert account is not None
-    body = TransactionBody(chain.chain_id, user.public, 0, account.sequence, 10**6, 10**6, operations)
-    (receipt,) = await api.committed(sign_transaction(body, user))
-    assert receipt["code"] == "ok", receipt
-    await until(lambda: chain.applied_height >= receipt["height"])
-
-
 async def test_markets_are_listed_in_pages_and_shown_with_their_books(api: Api) -> None:
     keys = [key(f"api-{number}") for number in range(3)]
     ids = [market_id(each).hex() for each in keys]
-    await sent(api, BUYERS[0], *[OpenMarket(each, 1_000) for each in keys])
+    await api.sent(BUYERS[0], *[OpenMarket(each, 1_000) for each in keys])
     seen: list[str] = []
     after: dict[str, str] = {}
     while True:
@@ -50,7 +37,7 @@ async def test_markets_are_listed_in_pages_and_shown_with_their_books(api: Api) 
     assert len(dict.fromkeys(seen)) == len(seen)
     market = bytes.fromhex(ids[1])
     for buyer, quantity in zip(BUYERS, (2, 3), strict=True):
-        await sent(api, buyer, Bid(market, 5_000, quantity, 32, buyer.public))
+        await api.sent(buyer, Bid(market, 5_000, quantity, 32, buyer.public))
     address = format_address(BUYERS[1].public)
     book = await api.both(f"/v1/markets/{ids[1]}", account=address)
     assert book["bids"] == [{"limit": "0.005", "limit_micro_bloc": 5_000, "units": 5, "orders": 2}]

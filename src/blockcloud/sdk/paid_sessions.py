@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
@@ -182,11 +182,7 @@ async def open_wallet(
     try:
         yield wallet
     finally:
-        for purse in wallet.purses.values():
-            try:
-                await buyer.close(purse)
-            except BlockCloudError as error:  # its window ends by itself
-                log.warning("agreement_not_closed", name=name, code=error.code, reason=str(error))
+        await buyer.close_all(wallet.purses.values())
         await wallet.close()
 
 
@@ -218,6 +214,15 @@ class LedgerBuyer:
             self._client.genesis.chain_id(), identity, record.voucher_key, record.deposited, record.unit_price
         )
         return Opened(channel, height, nonce, self._vouchers)
+
+    async def close_all(self, purses: Iterable[Purse | RequestPurse]) -> None:
+        """Close each; one that cannot be closed now ends with its window."""
+        for purse in purses:
+            try:
+                await self.close(purse)
+            except BlockCloudError as error:
+                agreement = purse.opened.channel.agreement.hex()[:16]
+                log.warning("agreement_not_closed", agreement=agreement, code=error.code, reason=str(error))
 
     async def close(self, purse: Purse | RequestPurse) -> None:
         """Pay the provider on the ledger what was used, and begin to close. What is left comes back once the provider
@@ -293,9 +298,5 @@ async def open_purses(
     try:
         yield purse_for
     finally:
-        for purse in purses.values():
-            try:
-                await buyer.close(purse)
-            except BlockCloudError as error:  # its window ends by itself
-                log.warning("agreement_not_closed", code=error.code, reason=str(error))
+        await buyer.close_all(purses.values())
         book.close()
